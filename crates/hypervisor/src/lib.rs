@@ -1,0 +1,1 @@
+//! vCPUs and the hypervisor's side of guest memory.

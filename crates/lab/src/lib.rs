@@ -1,0 +1,1 @@
+//! A nested lab host with real KVM, IOMMU, VFIO and Linux guests.

@@ -1,0 +1,1 @@
+//! Guest RAM: regions, dirty bitmap, the alias every device uses.

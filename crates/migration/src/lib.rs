@@ -1,0 +1,1 @@
+//! The migration stream, the pre-copy loop, channels, and the state machine.

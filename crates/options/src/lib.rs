@@ -1,0 +1,1 @@
+//! QEMU option strings and the declared properties of devices.

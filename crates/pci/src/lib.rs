@@ -1,0 +1,1 @@
+//! PCI Express: config space, capabilities, BARs, MSI-X, root ports, hotplug.

@@ -1,0 +1,1 @@
+//! A physical or virtual PCI function passed through by VFIO.

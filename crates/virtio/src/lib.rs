@@ -1,0 +1,1 @@
+//! virtio-pci transport and the virtio devices.

@@ -1,0 +1,2 @@
+//! `cargo xtask`: every set-up step of the project.
+fn main() {}
