@@ -1,1 +1,0 @@
-//! QEMU option strings and the declared properties of devices.
