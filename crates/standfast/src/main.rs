@@ -1,2 +1,16 @@
 //! The virtual machine monitor.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match standfast::run::run(
+        config::vm::VmConfig::default(),
+        standfast::startup::Startup::foreground(),
+    ) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("standfast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
