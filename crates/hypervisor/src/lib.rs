@@ -1,1 +1,33 @@
 //! vCPUs and the hypervisor's side of guest memory.
+//!
+//! ```text
+//!   machine ── Cpus: one thread a vCPU, run / pause / call ──▶ Vcpu ── KVM_RUN ──▶ guest
+//!      │                                                        │ exits
+//!      │                                                        ▼
+//!      │                                                   Bus (ports and memory that is not RAM)
+//!      └── Vm: memory slots, dirty log, interrupt routes, doorbells  (the Platform of crate pci)
+//! ```
+//!
+//! A vCPU's registers are touched by its own thread alone: whoever wants them (a save, a restore, a reset) hands
+//! the thread a closure while the vCPUs are paused ([`Cpus::on_each`]).
+
+mod cpuid;
+mod cpus;
+mod error;
+mod interrupts;
+mod irqchip;
+mod preflight;
+mod signal;
+mod slots;
+mod vcpu;
+mod vcpu_state;
+mod vm;
+
+pub use cpuid::{CpuModel, Topology};
+pub use cpus::{Bus, CpuEvent, CpuListener, Cpus};
+pub use error::HypervisorError;
+pub use irqchip::IrqchipState;
+pub use slots::DirtyLog;
+pub use vcpu::{BootRegisters, Vcpu};
+pub use vcpu_state::VcpuState;
+pub use vm::Vm;

@@ -1,0 +1,165 @@
+//! What CPUID tells the guest.
+
+use crate::HypervisorError;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{Cap, Kvm};
+
+/// How the guest's vCPUs are grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Threads a core.
+    pub threads: u32,
+    /// Cores a socket.
+    pub cores: u32,
+}
+
+/// The CPU the guest sees: this host's, with what cannot migrate left out.
+#[derive(Clone)]
+pub struct CpuModel {
+    entries: Vec<kvm_cpuid_entry2>,
+    topology: Topology,
+}
+
+/// Bits needed to number `n` things.
+fn width(n: u32) -> u32 {
+    n.max(1).next_power_of_two().trailing_zeros()
+}
+
+fn set(word: &mut u32, bit: u32, on: bool) {
+    if on {
+        *word |= 1 << bit;
+    } else {
+        *word &= !(1 << bit);
+    }
+}
+
+impl CpuModel {
+    /// `-cpu host`: what KVM supports here. Left out: nested virtualization and the invariant time stamp
+    /// counter, whose state or promise would not survive a migration.
+    ///
+    /// # Errors
+    /// KVM did not answer.
+    pub fn host(kvm: &Kvm, topology: Topology) -> Result<Self, HypervisorError> {
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(HypervisorError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
+        let mut entries = supported.as_slice().to_vec();
+        // Rewritten per vCPU.
+        entries.retain(|e| !matches!(e.function, 0xb | 0x1f));
+        for entry in &mut entries {
+            match entry.function {
+                1 => {
+                    set(&mut entry.ecx, 5, false); // VMX
+                    set(
+                        &mut entry.ecx,
+                        24,
+                        kvm.check_extension(Cap::TscDeadlineTimer),
+                    );
+                    set(&mut entry.ecx, 31, true); // a hypervisor is there
+                }
+                0x8000_0001 => set(&mut entry.ecx, 2, false), // SVM
+                0x8000_0007 => set(&mut entry.edx, 8, false), // invariant TSC
+                0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+                _ => {}
+            }
+        }
+        Ok(Self { entries, topology })
+    }
+
+    /// The table for one vCPU; its APIC id is its index.
+    pub(crate) fn for_vcpu(&self, apic_id: u32) -> Result<CpuId, HypervisorError> {
+        let threads = self.topology.threads.max(1);
+        let package = threads.saturating_mul(self.topology.cores.max(1));
+        let mut entries = self.entries.clone();
+        for entry in &mut entries {
+            match entry.function {
+                1 => {
+                    entry.ebx =
+                        entry.ebx & 0x0000_ffff | package.min(255) << 16 | (apic_id & 0xff) << 24;
+                    set(&mut entry.edx, 28, package > 1); // more than one logical processor a package
+                }
+                4 => {
+                    // Threads that share the cache, and cores a package, each less one.
+                    let level = entry.eax >> 5 & 7;
+                    let sharing = if level >= 3 { package } else { threads };
+                    entry.eax = entry.eax & 0x0000_3fff
+                        | (sharing.next_power_of_two() - 1 & 0xfff) << 14
+                        | ((package / threads).next_power_of_two() - 1 & 0x3f) << 26;
+                }
+                0x8000_0001 => set(&mut entry.ecx, 1, package > 1), // AMD: legacy core grouping
+                0x8000_0008 => {
+                    entry.ecx = entry.ecx & !0xf0ff | package.min(256) - 1 | width(package) << 12
+                }
+                0x8000_001d => {
+                    let level = entry.eax >> 5 & 7;
+                    let sharing = if level >= 3 { package } else { threads };
+                    entry.eax = entry.eax & !(0xfff << 14) | (sharing - 1 & 0xfff) << 14;
+                }
+                0x8000_001e => {
+                    entry.eax = apic_id;
+                    entry.ebx = apic_id / threads & 0xff | (threads - 1 & 0xff) << 8;
+                    entry.ecx = apic_id / package & 0xff;
+                }
+                _ => {}
+            }
+        }
+        // Extended topology: threads, then cores.
+        let levels = [
+            (1, width(threads), threads),
+            (2, width(threads) + width(package / threads), package),
+        ];
+        for (index, (kind, shift, count)) in (0..).zip(levels) {
+            entries.push(topology_leaf(index, shift, count, kind, apic_id));
+        }
+        entries.push(topology_leaf(2, 0, 0, 0, apic_id));
+        CpuId::from_entries(&entries).map_err(|_| HypervisorError::State {
+            what: "CPUID",
+            reason: "too many leaves".into(),
+        })
+    }
+}
+
+fn topology_leaf(index: u32, shift: u32, count: u32, kind: u32, apic_id: u32) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 {
+        function: 0xb,
+        index,
+        flags: kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: count & 0xffff,
+        ecx: index | kind << 8,
+        edx: apic_id,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topology_leaves_number_threads_then_cores() {
+        let topology = Topology {
+            cpus: 8,
+            threads: 2,
+            cores: 4,
+        };
+        let model = CpuModel {
+            entries: Vec::new(),
+            topology,
+        };
+        let table = model.for_vcpu(5).unwrap();
+        let leaves = table.as_slice();
+        assert_eq!(
+            leaves.iter().map(|e| (e.eax, e.ebx)).collect::<Vec<_>>(),
+            [(1, 2), (3, 8), (0, 0)]
+        );
+        assert!(leaves.iter().all(|e| e.edx == 5));
+    }
+
+    #[test]
+    fn width_is_that_of_the_highest_number() {
+        assert_eq!([1, 2, 3, 4, 5].map(width), [0, 1, 2, 2, 3]);
+    }
+}
