@@ -85,22 +85,22 @@ impl CpuModel {
                     let level = entry.eax >> 5 & 7;
                     let sharing = if level >= 3 { package } else { threads };
                     entry.eax = entry.eax & 0x0000_3fff
-                        | (sharing.next_power_of_two() - 1 & 0xfff) << 14
-                        | ((package / threads).next_power_of_two() - 1 & 0x3f) << 26;
+                        | ((sharing.next_power_of_two() - 1) & 0xfff) << 14
+                        | (((package / threads).next_power_of_two() - 1) & 0x3f) << 26;
                 }
                 0x8000_0001 => set(&mut entry.ecx, 1, package > 1), // AMD: legacy core grouping
                 0x8000_0008 => {
-                    entry.ecx = entry.ecx & !0xf0ff | package.min(256) - 1 | width(package) << 12
+                    entry.ecx = entry.ecx & !0xf0ff | (package.min(256) - 1) | width(package) << 12
                 }
                 0x8000_001d => {
                     let level = entry.eax >> 5 & 7;
                     let sharing = if level >= 3 { package } else { threads };
-                    entry.eax = entry.eax & !(0xfff << 14) | (sharing - 1 & 0xfff) << 14;
+                    entry.eax = entry.eax & !(0xfff << 14) | ((sharing - 1) & 0xfff) << 14;
                 }
                 0x8000_001e => {
                     entry.eax = apic_id;
-                    entry.ebx = apic_id / threads & 0xff | (threads - 1 & 0xff) << 8;
-                    entry.ecx = apic_id / package & 0xff;
+                    entry.ebx = (apic_id / threads) & 0xff | ((threads - 1) & 0xff) << 8;
+                    entry.ecx = (apic_id / package) & 0xff;
                 }
                 _ => {}
             }
