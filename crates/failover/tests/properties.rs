@@ -114,9 +114,9 @@ impl World {
             now: Moment::default(),
             refused: 0,
         };
-        for n in 0..2 {
+        for (n, id) in STANDBYS.iter().enumerate() {
             let spec = StandbySpec {
-                id: STANDBYS[n].into(),
+                id: (*id).into(),
                 slot: None,
                 mac: None,
             };
@@ -366,7 +366,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_events_ends_well(target: bool, ops in proptest::collection::vec(op(), 0..60)) {
