@@ -1,2 +1,48 @@
 //! `cargo xtask`: every set-up step of the project.
-fn main() {}
+
+mod build;
+mod lab_commands;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Every set-up step of Standfast",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
+    #[command(subcommand)]
+    Lab(lab_commands::LabCommand),
+    /// Become another program (used by the lab itself).
+    #[command(hide = true)]
+    Exec(lab::launch::Launch),
+}
+
+fn main() -> ExitCode {
+    lab::progress::begin();
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Task::Lab(command) => lab_commands::run(command),
+        Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,174 @@
+//! `cargo xtask lab …`: a lab host that stays up between commands.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use lab::l1::{L1, Options};
+use lab::progress::say;
+use lab::state::StateDir;
+use lab::wire::Open;
+
+use crate::build::Workspace;
+
+/// Which lab, and how large.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LabPlace {
+    /// The lab's state folder [default: lab in cargo's target folder]; two folders are two labs.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The lab host's memory in MiB.
+    #[arg(long, default_value_t = 4096)]
+    memory: u32,
+    /// The lab host's processors.
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum LabCommand {
+    /// Start the lab host, with everything it needs, and leave it running.
+    Up(LabPlace),
+    /// Run a command in the lab host (which is started if it is not up, and left running).
+    Run {
+        #[command(flatten)]
+        place: LabPlace,
+        /// Build the program of this project first; it is /run/lab/stage/standfast there.
+        #[arg(long)]
+        build: bool,
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        argv: Vec<String>,
+    },
+    /// A shell in the lab host.
+    Shell(LabPlace),
+    /// Stop the lab host.
+    Down(LabPlace),
+}
+
+impl LabPlace {
+    pub(crate) fn state(&self, workspace: &Workspace) -> Result<StateDir> {
+        StateDir::open(
+            &self
+                .dir
+                .clone()
+                .unwrap_or_else(|| workspace.target.join("lab")),
+        )
+    }
+
+    /// The lab host of this place, started if need be; says whether it was started here.
+    pub(crate) fn start(
+        &self,
+        workspace: &Workspace,
+        state: &StateDir,
+        keep: bool,
+    ) -> Result<(L1, bool)> {
+        say("building lab-agent");
+        let agent = workspace.agent()?;
+        if let Some(l1) = L1::running(state) {
+            lab::l1::prepare(state, &agent)?;
+            return Ok((l1, false));
+        }
+        let options = Options {
+            memory_mib: self.memory,
+            cpus: self.cpus,
+            die_with_parent: !keep,
+            launcher: std::env::current_exe().context("where am I?")?,
+        };
+        Ok((L1::start(state, &agent, &options)?, true))
+    }
+}
+
+pub(crate) fn run(command: LabCommand) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        LabCommand::Up(place) => {
+            let state = place.state(&workspace)?;
+            let (_, fresh) = place.start(&workspace, &state, true)?;
+            if !fresh {
+                say("lab host: already up");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Run { place, build, argv } => {
+            let state = place.state(&workspace)?;
+            if build {
+                say("building standfast");
+                lab::l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+            }
+            let (l1, _) = place.start(&workspace, &state, true)?;
+            let mut channel = l1.channel()?;
+            stage(&mut channel, &state)?;
+            let code = channel.run(
+                &Open {
+                    argv,
+                    env: vec![path()],
+                    tty: None,
+                },
+                |bytes| {
+                    io::stdout()
+                        .write_all(bytes)
+                        .and_then(|()| io::stdout().flush())
+                },
+                |bytes| io::stderr().write_all(bytes),
+            )?;
+            Ok(exit_code(code))
+        }
+        LabCommand::Shell(place) => {
+            let state = place.state(&workspace)?;
+            let (l1, _) = place.start(&workspace, &state, true)?;
+            let argv = vec!["/bin/bash".to_owned(), "-l".to_owned()];
+            let code = l1.channel()?.shell(Open {
+                argv,
+                env: vec![path()],
+                tty: None,
+            })?;
+            Ok(exit_code(code))
+        }
+        LabCommand::Down(place) => {
+            let state = place.state(&workspace)?;
+            match L1::running(&state) {
+                Some(l1) => {
+                    l1.stop();
+                    say("lab host: stopped");
+                }
+                None => say("lab host: not running"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Copies what changed from the share into L1's memory, where programs start quickly.
+pub(crate) fn stage(channel: &mut lab::channel::Channel, state: &StateDir) -> Result<()> {
+    let names = [
+        "lab-agent",
+        "standfast",
+        "vmlinuz",
+        "guest.img",
+        "guest-iperf.img",
+    ];
+    let present: Vec<&str> = names
+        .into_iter()
+        .filter(|name| state.share().join(name).exists())
+        .collect();
+    let script = format!(
+        "cd /run/lab/share && for f in {}; do t=/run/lab/stage/$f; [ $f -nt $t ] || [ $f -ot $t ] || [ ! -e $t ] || continue; \
+         cp -p $f $t.new && mv $t.new $t; done",
+        present.join(" ")
+    );
+    channel.capture(&["/bin/sh", "-c", &script]).map(drop)
+}
+
+fn path() -> (String, String) {
+    (
+        "PATH".to_owned(),
+        "/run/lab/stage:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+    )
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(255))
+}
