@@ -135,6 +135,22 @@ pub enum Error {
     /// A primary without an id.
     #[error("Device with failover_pair_id needs to have id")]
     PrimaryWithoutId,
+    /// A primary that shares its slot, or might.
+    #[error("failover: primary device must be in its own PCI slot")]
+    PrimarySharesSlot,
+    /// A primary that is no NIC.
+    #[error("failover primary device is not an Ethernet device")]
+    PrimaryNotEthernet,
+    /// Two primaries of one standby.
+    #[error("Cannot attach more than one primary device to '{standby}': '{first}' and '{second}'")]
+    SecondPrimary {
+        /// The standby's id.
+        standby: String,
+        /// The id of the primary it has.
+        first: String,
+        /// The id of the one that wants in.
+        second: String,
+    },
     /// A file that is named and cannot be read.
     #[error("could not open {what} '{path}': {reason}")]
     File {

@@ -4,6 +4,10 @@
 //! description; the command line, `device_add`, `-device NAME,help`, `device-list-properties` and docs/options.md all
 //! read it.
 
+mod values;
+
+pub use values::{Parsed, PropertyValues};
+
 /// What a property's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PropertyKind {

@@ -14,4 +14,5 @@ mod scalar;
 
 pub use options::{Options, Source, Value};
 pub use reader::Reader;
+pub(crate) use reader::{bool_of, check_id};
 pub use scalar::{nearest, parse_bool, parse_number, parse_signed, parse_size};

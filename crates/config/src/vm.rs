@@ -5,12 +5,15 @@
 //! `object-add` hand to a running machine.
 
 mod chardev;
+mod chardev_options;
 mod device;
+mod device_options;
 mod machine;
 mod netdev;
 mod object;
 
 pub use chardev::{ChardevBackend, ChardevConfig, SocketAddress, SocketConfig};
+pub use chardev_options::{CHARDEV_TYPES, Shorthand};
 pub use device::{
     BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig, VfioPciConfig,
     VfioSource, VirtioCommon, VirtioNetConfig,
@@ -18,8 +21,12 @@ pub use device::{
 pub use machine::{
     Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, SmpConfig,
 };
-pub use netdev::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
-pub use object::{MemoryBackend, MemoryBackendSource, NumaPolicy, ObjectConfig, ObjectKind};
+pub use netdev::{
+    FdRef, NETDEV_TYPES, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource,
+};
+pub use object::{
+    MemoryBackend, MemoryBackendSource, NumaPolicy, OBJECT_TYPES, ObjectConfig, ObjectKind,
+};
 
 use std::path::PathBuf;
 use uuid::Uuid;

@@ -2,9 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
-use crate::syntax::{Options, Source};
-
 /// A character device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChardevConfig {
@@ -104,14 +101,4 @@ pub enum SocketAddress {
     },
     /// An inherited socket: a listening one for a server, a connected one otherwise.
     Fd(super::FdRef),
-}
-
-impl ChardevConfig {
-    /// Reads the options of `-chardev` or the arguments of `chardev-add`.
-    ///
-    /// # Errors
-    /// An unknown kind or option, a bad value, one that asks for what cannot be had, a malformed id.
-    pub fn from_options(_options: Options, _source: Source) -> Result<Self> {
-        Err(Error::other("not read yet"))
-    }
 }

@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::GlobalProperty;
 use crate::address::{HostPciAddr, SlotAddr};
-use crate::error::{Error, Result};
-use crate::syntax::{Options, Source};
 
 /// A device: what every device has, and what its type adds.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,8 +74,6 @@ pub struct VirtioCommon {
     pub event_idx: bool,
     /// `indirect_desc=`: offer VIRTIO_F_INDIRECT_DESC.
     pub indirect_desc: bool,
-    /// `iommu_platform=`: offer VIRTIO_F_ACCESS_PLATFORM.
-    pub iommu_platform: bool,
     /// `ioeventfd=`: let the kernel take the doorbells.
     pub ioeventfd: bool,
 }
@@ -213,26 +208,4 @@ pub struct IsaSerialConfig {
     pub iobase: Option<u16>,
     /// `irq=`; `None` follows the index.
     pub irq: Option<u8>,
-}
-
-impl DeviceConfig {
-    /// Reads the options of `-device` or the arguments of `device_add`.
-    ///
-    /// # Errors
-    /// An unknown driver or property, a bad value, one that asks for what cannot be had, a malformed id.
-    pub fn from_options(options: Options, source: Source) -> Result<Self> {
-        Self::with_globals(options, source, &[])
-    }
-
-    /// The same, with the defaults that `-global` changed.
-    ///
-    /// # Errors
-    /// As [`Self::from_options`].
-    pub fn with_globals(
-        _options: Options,
-        _source: Source,
-        _globals: &[GlobalProperty],
-    ) -> Result<Self> {
-        Err(Error::other("device options are not read yet"))
-    }
 }
