@@ -8,9 +8,14 @@ mod chardev;
 mod chardev_options;
 mod device;
 mod device_options;
+mod drive;
 mod machine;
+mod machine_options;
 mod netdev;
 mod object;
+mod placement;
+mod small_options;
+mod validate;
 
 pub use chardev::{ChardevBackend, ChardevConfig, SocketAddress, SocketConfig};
 pub use chardev_options::{CHARDEV_TYPES, Shorthand};
@@ -18,9 +23,11 @@ pub use device::{
     BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig, VfioPciConfig,
     VfioSource, VirtioCommon, VirtioNetConfig,
 };
+pub use drive::DriveConfig;
 pub use machine::{
     Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, SmpConfig,
 };
+pub use machine_options::{ACCELERATORS, CPU_MODELS, MACHINE_TYPES, MAX_CPUS, memory_bytes};
 pub use netdev::{
     FdRef, NETDEV_TYPES, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource,
 };
@@ -28,10 +35,11 @@ pub use object::{
     MemoryBackend, MemoryBackendSource, NumaPolicy, OBJECT_TYPES, ObjectConfig, ObjectKind,
 };
 
+pub use placement::{ISA_BUS, Place, ROOT_BUS, place_devices};
+pub use small_options::NameConfig;
+
 use std::path::PathBuf;
 use uuid::Uuid;
-
-use crate::error::OptionError;
 
 /// Everything a command line asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,23 +155,6 @@ pub struct MonitorConfig {
     pub pretty: bool,
 }
 
-/// A disk image; only raw ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DriveConfig {
-    /// `id=` of `-drive`, `node-name` of `-blockdev`: what a device's `drive=` names.
-    pub id: String,
-    /// The image file or block device.
-    pub path: PathBuf,
-    /// The guest may not write.
-    pub readonly: bool,
-    /// `cache=none` and its like: O_DIRECT.
-    pub direct: bool,
-    /// A device to make for it: `-drive if=virtio`.
-    pub make_device: bool,
-    /// The option's argument as the user wrote it.
-    pub text: String,
-}
-
 /// Where a migration comes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
@@ -254,15 +245,3 @@ impl Default for VmConfig {
 
 /// Guest RAM when `-m` is absent: QEMU's 128 MiB.
 pub const DEFAULT_MEMORY_BYTES: u64 = 128 << 20;
-
-impl VmConfig {
-    /// Checks what only the whole can tell: names used twice or leading nowhere, places taken, files unreadable.
-    ///
-    /// Nothing is opened but the files named for reading, and nothing of the host is changed.
-    ///
-    /// # Errors
-    /// The first thing wrong, with the option it came from.
-    pub fn validate(&self) -> Result<(), OptionError> {
-        Ok(())
-    }
-}

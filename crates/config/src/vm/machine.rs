@@ -60,6 +60,8 @@ pub struct CpuConfig {
     pub migratable: bool,
     /// CPUID features switched by name (`+avx`, `avx=off`), in order.
     pub features: Vec<(String, bool)>,
+    /// `phys-bits=`; `None` is the host's.
+    pub phys_bits: Option<u8>,
     /// Hypervisor leaf shown to the guest (`hypervisor=`, `kvm=`).
     pub kvm: bool,
 }
@@ -107,6 +109,7 @@ impl Default for CpuConfig {
             model: "host".to_owned(),
             migratable: true,
             features: Vec::new(),
+            phys_bits: None,
             kvm: true,
         }
     }
