@@ -28,6 +28,6 @@ pub use cpus::{Bus, CpuEvent, CpuListener, Cpus};
 pub use error::HypervisorError;
 pub use irqchip::IrqchipState;
 pub use slots::DirtyLog;
-pub use vcpu::{BootRegisters, Vcpu};
+pub use vcpu::{BootRegisters, GDT, Vcpu};
 pub use vcpu_state::VcpuState;
 pub use vm::Vm;

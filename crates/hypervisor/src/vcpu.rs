@@ -37,7 +37,7 @@ pub enum BootRegisters {
 }
 
 /// The descriptor table of a direct boot, by selector/8: null, unused, 64-bit code, data, 32-bit code, TSS.
-pub(crate) const GDT: [u64; 6] = [
+pub const GDT: [u64; 6] = [
     0,
     0,
     0x00af_9b00_0000_ffff,

@@ -1,0 +1,278 @@
+//! What is behind a character device.
+
+use config::vm::{ChardevBackend, FdRef, SocketAddress, SocketConfig};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+type Input = Option<Box<dyn Read + Send>>;
+type Connection = (Input, Box<dyn Write + Send>);
+
+enum Kind {
+    Unix {
+        listener: UnixListener,
+        path: Option<PathBuf>,
+    },
+    Tcp(TcpListener),
+    /// Connected at the start, once.
+    Once,
+}
+
+/// An open socket, file, terminal or pipe.
+pub(super) struct Endpoint {
+    kind: Kind,
+    filename: String,
+    /// A connection made while opening: the first of a server that waits, or the only one.
+    first: Mutex<Option<Connection>>,
+}
+
+fn unix_pair(stream: UnixStream) -> io::Result<Connection> {
+    let input = stream.try_clone()?;
+    Ok((Some(Box::new(input)), Box::new(stream)))
+}
+
+fn tcp_pair(stream: TcpStream, nodelay: bool) -> io::Result<Connection> {
+    stream.set_nodelay(nodelay)?;
+    let input = stream.try_clone()?;
+    Ok((Some(Box::new(input)), Box::new(stream)))
+}
+
+fn file_pair(file: File) -> io::Result<Connection> {
+    let input = file.try_clone()?;
+    Ok((Some(Box::new(input)), Box::new(file)))
+}
+
+impl Endpoint {
+    pub(super) fn open(backend: &ChardevBackend) -> Result<Self, String> {
+        match backend {
+            ChardevBackend::Socket(socket) => Self::open_socket(socket),
+            ChardevBackend::Stdio { .. } => Ok(Self::once(
+                "stdio",
+                (Some(Box::new(io::stdin())), Box::new(io::stdout())),
+            )),
+            ChardevBackend::File {
+                path,
+                append,
+                input_path,
+            } => {
+                let mut options = OpenOptions::new();
+                options
+                    .create(true)
+                    .append(*append)
+                    .write(true)
+                    .truncate(!*append);
+                let output = options
+                    .open(path)
+                    .map_err(|e| format!("{}: {e}", path.display()))?;
+                let input = input_path
+                    .as_ref()
+                    .map(File::open)
+                    .transpose()
+                    .map_err(|e| e.to_string())?;
+                let input: Input = input.map(|f| Box::new(f) as Box<dyn Read + Send>);
+                Ok(Self::once("file", (input, Box::new(output))))
+            }
+            ChardevBackend::Pipe { path } => Self::open_pipe(path),
+            ChardevBackend::Pty { link } => Self::open_pty(link.as_deref()),
+            ChardevBackend::Null | ChardevBackend::RingBuf { .. } => Err("has no other end".into()),
+        }
+    }
+
+    fn once(filename: &str, connection: Connection) -> Self {
+        Self {
+            kind: Kind::Once,
+            filename: filename.into(),
+            first: Mutex::new(Some(connection)),
+        }
+    }
+
+    fn open_pipe(path: &Path) -> Result<Self, String> {
+        let open = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&name)
+                .map_err(|e| format!("{}: {e}", name.display()))
+        };
+        let connection = match (open(".in"), open(".out")) {
+            (Ok(input), Ok(output)) => (
+                Some(Box::new(input) as Box<dyn Read + Send>),
+                Box::new(output) as Box<dyn Write + Send>,
+            ),
+            _ => file_pair(open("")?).map_err(|e| e.to_string())?,
+        };
+        Ok(Self::once("pipe", connection))
+    }
+
+    fn open_pty(link: Option<&Path>) -> Result<Self, String> {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let error = |e: rustix::io::Errno| format!("no pseudo-terminal: {e}");
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).map_err(error)?;
+        grantpt(&master).map_err(error)?;
+        unlockpt(&master).map_err(error)?;
+        let name = ptsname(&master, Vec::new())
+            .map_err(error)?
+            .to_string_lossy()
+            .into_owned();
+        if let Some(link) = link {
+            std::os::unix::fs::symlink(&name, link)
+                .map_err(|e| format!("{}: {e}", link.display()))?;
+        }
+        eprintln!("char device redirected to {name}");
+        let connection = file_pair(File::from(master)).map_err(|e| e.to_string())?;
+        Ok(Self::once(&format!("pty:{name}"), connection))
+    }
+
+    fn open_socket(socket: &SocketConfig) -> Result<Self, String> {
+        let end = if socket.server { ",server=on" } else { "" };
+        match &socket.address {
+            SocketAddress::Unix {
+                path,
+                abstract_name: true,
+                ..
+            } => Err(format!(
+                "'{}': sockets in the abstract name space are not supported; give a path",
+                path.display()
+            )),
+            SocketAddress::Unix { path, .. } if socket.server => {
+                let listener = listen_unix(path)?;
+                let kind = Kind::Unix {
+                    listener,
+                    path: Some(path.clone()),
+                };
+                Self {
+                    kind,
+                    filename: format!("disconnected:unix:{}{end}", path.display()),
+                    first: Mutex::new(None),
+                }
+                .wait_if(socket.wait)
+            }
+            SocketAddress::Unix { path, .. } => {
+                let stream = UnixStream::connect(path)
+                    .map_err(|e| format!("Failed to connect to '{}': {e}", path.display()))?;
+                let connection = unix_pair(stream).map_err(|e| e.to_string())?;
+                Ok(Self::once(&format!("unix:{}", path.display()), connection))
+            }
+            SocketAddress::Tcp { host, port, .. } => {
+                let host = if host.is_empty() { "0.0.0.0" } else { host };
+                let at = (host.trim_matches(['[', ']']), *port);
+                if socket.server {
+                    let listener = TcpListener::bind(at)
+                        .map_err(|e| format!("cannot listen on {host}:{port}: {e}"))?;
+                    let filename = format!("disconnected:tcp:{host}:{port}{end}");
+                    return Self {
+                        kind: Kind::Tcp(listener),
+                        filename,
+                        first: Mutex::new(None),
+                    }
+                    .wait_if(socket.wait);
+                }
+                let stream = TcpStream::connect(at)
+                    .map_err(|e| format!("Failed to connect to '{host}:{port}': {e}"))?;
+                let connection = tcp_pair(stream, socket.nodelay).map_err(|e| e.to_string())?;
+                Ok(Self::once(&format!("tcp:{host}:{port}"), connection))
+            }
+            SocketAddress::Fd(FdRef::Name(name)) => {
+                Err(format!("no file descriptor is named '{name}'"))
+            }
+            SocketAddress::Fd(FdRef::Number(number)) => {
+                let fd = inherited(*number)?;
+                if socket.server {
+                    let kind = Kind::Unix {
+                        listener: UnixListener::from(fd),
+                        path: None,
+                    };
+                    return Self {
+                        kind,
+                        filename: format!("disconnected:fd:{number}"),
+                        first: Mutex::new(None),
+                    }
+                    .wait_if(socket.wait);
+                }
+                let connection = unix_pair(UnixStream::from(fd)).map_err(|e| e.to_string())?;
+                Ok(Self::once(&format!("fd:{number}"), connection))
+            }
+        }
+    }
+
+    fn wait_if(self, wait: bool) -> Result<Self, String> {
+        if wait {
+            tracing::info!(socket = self.filename, "waiting for the first client");
+            let connection = self.accept().map_err(|e| e.to_string())?;
+            *self.first.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        }
+        Ok(self)
+    }
+
+    fn accept(&self) -> io::Result<Option<Connection>> {
+        match &self.kind {
+            Kind::Unix { listener, .. } => unix_pair(listener.accept()?.0).map(Some),
+            Kind::Tcp(listener) => tcp_pair(listener.accept()?.0, true).map(Some),
+            Kind::Once => Ok(None),
+        }
+    }
+
+    /// Blocks until somebody is connected; `None` when nobody will be any more.
+    pub(super) fn next_connection(&self) -> io::Result<Option<Connection>> {
+        let first = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match first {
+            Some(connection) => Ok(Some(connection)),
+            None => self.accept(),
+        }
+    }
+
+    pub(super) fn filename(&self) -> String {
+        self.filename.clone()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Kind::Unix {
+            path: Some(path), ..
+        } = &self.kind
+        {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Listens at a path; a socket file that nobody listens at any more is replaced.
+fn listen_unix(path: &Path) -> Result<UnixListener, String> {
+    let failed = |e: io::Error| format!("Failed to bind socket to {}: {e}", path.display());
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(failed(error));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+            UnixListener::bind(path).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+}
+
+/// Takes over a descriptor that was passed to this process.
+#[allow(unsafe_code)]
+fn inherited(number: i32) -> Result<OwnedFd, String> {
+    // SAFETY: only asks for the descriptor's flags.
+    let open = unsafe { rustix::fd::BorrowedFd::borrow_raw(number.max(0)) };
+    if number < 0 || rustix::io::fcntl_getfd(open).is_err() {
+        return Err(format!(
+            "file descriptor {number} is not open: pass it to this process"
+        ));
+    }
+    // SAFETY: the descriptor is open, and the user gave it to this device, which owns it from now on.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

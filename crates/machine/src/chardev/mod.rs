@@ -1,0 +1,179 @@
+//! Character devices: the host's end of a serial port.
+//!
+//! ```text
+//!   guest ──▶ UART ──▶ Outbox (bounded) ──▶ writer thread ──▶ socket, terminal, file ...
+//!   guest ◀── UART ◀──────────────────────── reader thread ◀──┘
+//! ```
+//! The guest never waits for a reader that is slow or absent: what does not fit into the outbox is lost, as on a
+//! wire. Towards the guest nothing is lost: the reader waits for room in the UART.
+
+mod endpoint;
+mod outbox;
+
+use config::vm::{ChardevBackend, ChardevConfig};
+use endpoint::Endpoint;
+pub use outbox::{Outbox, OutboxWriter};
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// A character device could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{option}: {reason}")]
+pub struct ChardevError {
+    /// The option as the user wrote it.
+    pub option: String,
+    /// One clear sentence.
+    pub reason: String,
+}
+
+/// Takes what arrives from the host. Called from the device's reader thread; may block until there is room.
+pub trait Receiver: Send + Sync {
+    /// All of `bytes` go to the guest.
+    fn receive(&self, bytes: &[u8]);
+}
+
+/// An open character device.
+pub struct Chardev {
+    id: String,
+    filename: String,
+    outbox: Arc<Outbox>,
+    receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>>,
+    /// Removes a socket's file at the end.
+    _endpoint: Option<Arc<Endpoint>>,
+}
+
+impl Chardev {
+    /// Opens what `config` names and starts its threads. A server that waits (`wait=on`) blocks until its first
+    /// client is there.
+    ///
+    /// # Errors
+    /// The socket, file or terminal cannot be had.
+    pub fn open(config: &ChardevConfig) -> Result<Self, ChardevError> {
+        let failed = |reason: String| ChardevError {
+            option: config.text.clone(),
+            reason,
+        };
+        let outbox = Arc::new(Outbox::new());
+        let receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>> = Arc::default();
+        if let ChardevBackend::Null = config.backend {
+            outbox.swallow();
+            let (id, filename) = (config.id.clone(), "null".into());
+            return Ok(Self {
+                id,
+                filename,
+                outbox,
+                receiver,
+                _endpoint: None,
+            });
+        }
+        if let ChardevBackend::RingBuf { size_bytes } = config.backend {
+            outbox.keep_last(usize::try_from(size_bytes).unwrap_or(usize::MAX));
+            let (id, filename) = (config.id.clone(), "ringbuf".into());
+            return Ok(Self {
+                id,
+                filename,
+                outbox,
+                receiver,
+                _endpoint: None,
+            });
+        }
+        let endpoint = Arc::new(Endpoint::open(&config.backend).map_err(failed)?);
+        let filename = endpoint.filename();
+        let worker = Worker {
+            endpoint: Arc::clone(&endpoint),
+            outbox: Arc::clone(&outbox),
+            receiver: Arc::clone(&receiver),
+        };
+        thread::Builder::new()
+            .name(format!("char {}", config.id))
+            .spawn(move || worker.run())
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Self {
+            id: config.id.clone(),
+            filename,
+            outbox,
+            receiver,
+            _endpoint: Some(endpoint),
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What `query-chardev` shows.
+    pub fn filename(&self) -> &str {
+        &self.filename
+    }
+
+    /// Where to write what goes out.
+    pub fn outbox(&self) -> Arc<Outbox> {
+        Arc::clone(&self.outbox)
+    }
+
+    /// From now on what comes in goes to `receiver`.
+    pub fn connect(&self, receiver: Arc<dyn Receiver>) {
+        *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+    }
+
+    /// Waits until what was written has left, or nobody takes it.
+    pub fn flush(&self) {
+        self.outbox.flush();
+    }
+}
+
+struct Worker {
+    endpoint: Arc<Endpoint>,
+    outbox: Arc<Outbox>,
+    receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>>,
+}
+
+impl Worker {
+    /// One connection after the other, for as long as the endpoint has any.
+    fn run(&self) {
+        loop {
+            match self.endpoint.next_connection() {
+                Ok(Some((input, output))) => {
+                    let generation = self.outbox.attach(output);
+                    if let Some(input) = input {
+                        self.read(input);
+                        self.outbox.detach(generation);
+                    } else {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(device = self.endpoint.filename(), %error, "a character device is gone");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read(&self, mut input: Box<dyn Read + Send>) {
+        let mut buffer = [0; 4096];
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => {
+                    let receiver = self
+                        .receiver
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone();
+                    if let Some(receiver) = receiver {
+                        receiver.receive(buffer.get(..count).unwrap_or_default());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!(device = self.endpoint.filename(), %error, "input of a character device ended");
+                    return;
+                }
+            }
+        }
+    }
+}
