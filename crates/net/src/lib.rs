@@ -1,1 +1,7 @@
-//! The host side of a NIC: tap, vhost-net, announcing, steering the host's switch.
+//! The host side of a NIC: tap, announcing, steering the host's switch.
+
+pub mod announce;
+mod offload;
+pub mod tap;
+
+pub use offload::Offload;

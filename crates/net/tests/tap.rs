@@ -1,0 +1,267 @@
+//! Taps of a real kernel, in a network namespace of each test's own.
+#![allow(clippy::unwrap_used)] // helpers of tests: a panic is a failed test
+
+mod netns;
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use net::Offload;
+use net::announce::rarp;
+use net::tap::{Script, Tap, TapConfig, TapError, TapSource, VNET_HEADER_BYTES};
+use netns::{eventually, in_namespace, sh};
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
+
+fn plain(name: &str) -> TapConfig {
+    TapConfig {
+        script: Script::No,
+        downscript: Script::No,
+        ..TapConfig::named(name)
+    }
+}
+
+fn with_queues(name: &str, queues: u16) -> TapConfig {
+    TapConfig {
+        queues,
+        ..plain(name)
+    }
+}
+
+fn links() -> String {
+    sh("ip -br link")
+}
+
+fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The next frame that begins with `start`, other traffic of the kernel passed over.
+fn frame_from(fd: BorrowedFd<'_>, header: usize, start: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![0u8; 2048];
+    eventually("a frame", || {
+        let n = rustix::io::read(fd, &mut buffer).ok()?;
+        let frame = buffer.get(header..n)?;
+        frame.starts_with(start).then(|| frame.to_vec())
+    })
+}
+
+#[test]
+fn a_tap_that_does_not_exist_is_one_clear_error_and_leaves_nothing() {
+    in_namespace(|| {
+        let before = links();
+
+        let error = Tap::open(with_queues("vmtap7", 4)).unwrap_err();
+
+        assert!(matches!(error, TapError::Missing { .. }));
+        assert_eq!(
+            error.to_string(),
+            "-netdev tap: ifname=vmtap7: no such interface; create it with \
+             'ip tuntap add dev vmtap7 mode tap multi_queue', connect it and set it up"
+        );
+        assert_eq!(links(), before);
+        for bad in ["", "a-name-far-too-long", "a/b", "a b"] {
+            assert!(
+                matches!(Tap::open(plain(bad)).unwrap_err(), TapError::BadName(_)),
+                "{bad}"
+            );
+        }
+    });
+}
+
+#[test]
+fn frames_pass_both_ways_with_and_without_a_header() {
+    in_namespace(|| {
+        sh("ip link add br0 type bridge");
+        sh("ip link set br0 up");
+        for name in ["ta", "tb"] {
+            sh(&format!("ip tuntap add dev {name} mode tap"));
+            sh(&format!("ip link set {name} master br0 up"));
+        }
+        let with = Tap::open(plain("ta")).unwrap();
+        let without = Tap::open(TapConfig {
+            vnet_header: false,
+            ..plain("tb")
+        })
+        .unwrap();
+        assert_eq!((with.vnet_header(), without.vnet_header()), (true, false));
+        assert_eq!((with.is_up(), with.mtu()), (Some(true), Some(1500)));
+        eventually("the bridge forwards", || {
+            let ports = sh("bridge link");
+            (ports.matches("state forwarding").count() == 2).then_some(())
+        });
+
+        let frame = rarp(MAC, None);
+        with.send_frame(&frame).unwrap();
+        assert_eq!(frame_from(without.queue(0).unwrap(), 0, &frame), frame);
+        let other = rarp([2, 0, 0, 0, 0, 9], None);
+        without.send_frame(&other).unwrap();
+        assert_eq!(
+            frame_from(with.queue(0).unwrap(), VNET_HEADER_BYTES as usize, &other),
+            other
+        );
+        // The announcement did its work: the bridge knows where the address is.
+        assert!(sh("bridge fdb show br br0").contains("52:54:00:6f:55:cc dev ta master br0"));
+        assert_eq!(with.describe(), "type=tap,ifname=ta,vnet_hdr=on");
+        let told = sh("ip -o link show ta");
+        assert_eq!(
+            told.split(':').next(),
+            Some(with.index().unwrap().to_string().as_str())
+        );
+    });
+}
+
+#[test]
+fn offloads_are_probed_and_settable() {
+    in_namespace(|| {
+        sh("ip tuntap add dev ta mode tap");
+        let tap = Tap::open(plain("ta")).unwrap();
+
+        assert!(
+            tap.supported_offloads()
+                .contains(Offload::CSUM | Offload::TSO4 | Offload::TSO6)
+        );
+        tap.set_offloads(Offload::all()).unwrap();
+        tap.set_offloads(Offload::TSO4).unwrap(); // without checksums: nothing
+        tap.set_offloads(Offload::empty()).unwrap();
+
+        sh("ip tuntap add dev tb mode tap");
+        let bare = Tap::open(TapConfig {
+            vnet_header: false,
+            ..plain("tb")
+        })
+        .unwrap();
+        assert_eq!(bare.supported_offloads(), Offload::empty());
+    });
+}
+
+#[test]
+fn queues_must_agree_with_the_tap() {
+    in_namespace(|| {
+        sh("ip tuntap add dev many mode tap multi_queue");
+        sh("ip tuntap add dev one mode tap");
+
+        let tap = Tap::open(with_queues("many", 4)).unwrap();
+        assert_eq!(tap.queue_pairs(), 4);
+        assert!(tap.queue(3).is_some() && tap.queue(4).is_none());
+        for _ in 0..2 {
+            tap.set_pair_enabled(3, false).unwrap();
+        }
+        tap.set_pair_enabled(3, true).unwrap();
+        assert!(tap.set_pair_enabled(4, true).is_err());
+        assert_eq!(tap.describe(), "type=tap,ifname=many,queues=4,vnet_hdr=on");
+        drop(tap);
+
+        // One queue of a tap that was made for several is fine; the reverse is not.
+        assert_eq!(Tap::open(plain("many")).unwrap().queue_pairs(), 1);
+        let error = Tap::open(with_queues("one", 2)).unwrap_err();
+        assert!(matches!(error, TapError::Mismatch { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("'ip tuntap add dev one mode tap multi_queue'")
+        );
+
+        let held = Tap::open(plain("one")).unwrap();
+        assert!(matches!(
+            Tap::open(plain("one")).unwrap_err(),
+            TapError::Busy(_)
+        ));
+        drop(held);
+        Tap::open(plain("one")).unwrap();
+        assert!(matches!(
+            Tap::open(plain("lo")).unwrap_err(),
+            TapError::Mismatch { .. }
+        ));
+        assert!(matches!(
+            Tap::open(with_queues("one", 0)).unwrap_err(),
+            TapError::BadQueues(0)
+        ));
+    });
+}
+
+#[test]
+fn inherited_descriptors_tell_what_they_are() {
+    in_namespace(|| {
+        for name in ["many multi_queue", "other multi_queue"] {
+            let (name, mode) = name.split_once(' ').unwrap();
+            sh(&format!("ip tuntap add dev {name} mode tap {mode}"));
+        }
+        let opened = Tap::open(with_queues("many", 2)).unwrap();
+        let other = Tap::open(plain("other")).unwrap();
+        let dup = |tap: &Tap, n| tap.queue(n).unwrap().try_clone_to_owned().unwrap();
+        let from = |fds| {
+            Tap::open(TapConfig {
+                source: TapSource::Fds(fds),
+                ..plain("-")
+            })
+        };
+
+        let tap = from(vec![dup(&opened, 0), dup(&opened, 1)]).unwrap();
+        assert_eq!(
+            (tap.name(), tap.queue_pairs(), tap.vnet_header()),
+            ("many", 2, true)
+        );
+
+        let mixed = from(vec![dup(&opened, 0), dup(&other, 0)]).unwrap_err();
+        assert!(matches!(mixed, TapError::MixedFds(..)), "{mixed}");
+        let null = fs::File::open("/dev/null").unwrap();
+        let wrong = from(vec![null.as_fd().try_clone_to_owned().unwrap()]).unwrap_err();
+        assert!(matches!(wrong, TapError::NotATap { .. }), "{wrong}");
+        assert!(matches!(from(vec![]).unwrap_err(), TapError::BadQueues(0)));
+    });
+}
+
+#[test]
+fn scripts_run_at_both_ends_and_a_failing_one_leaves_nothing() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let line = |word| format!("echo {word} $1 >> {}", log.display());
+        let up = script(
+            dir.path(),
+            "up",
+            &format!("ip link set $1 up && {}", line("up")),
+        );
+        let down = script(dir.path(), "down", &line("down"));
+        let config = |up: &PathBuf| TapConfig {
+            script: Script::Program(up.clone()),
+            downscript: Script::Program(down.clone()),
+            ..plain("fresh")
+        };
+
+        // With a script to connect it, a tap may be new; it goes when we go.
+        let tap = Tap::open(config(&up)).unwrap();
+        assert_eq!(tap.is_up(), Some(true));
+        drop(tap);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "up fresh\ndown fresh\n");
+        assert!(!links().contains("fresh"));
+
+        let bad = script(dir.path(), "bad", "exit 3");
+        let error = Tap::open(config(&bad)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("failed: exit status: 3; use script=no"),
+            "{error}"
+        );
+        assert!(!links().contains("fresh"));
+        let absent = dir.path().join("absent");
+        assert!(matches!(
+            Tap::open(config(&absent)).unwrap_err(),
+            TapError::Script { .. }
+        ));
+        assert_eq!(fs::read_to_string(&log).unwrap(), "up fresh\ndown fresh\n");
+
+        let new = TapConfig {
+            source: TapSource::New,
+            ..config(&up)
+        };
+        assert!(Tap::open(new).unwrap().name().starts_with("tap"));
+    });
+}
