@@ -1,0 +1,97 @@
+//! A command at the other end of the channel.
+
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Channel, ChannelError, sentence};
+use crate::cancel::CancelToken;
+
+/// A running command. It does not outlive its channel: dropped, it is killed and reaped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    command: String,
+    ended: bool,
+}
+
+impl Running {
+    fn failed(&self, why: impl Into<String>) -> ChannelError {
+        ChannelError::Command {
+            command: self.command.clone(),
+            why: why.into(),
+        }
+    }
+
+    /// Waits for it to end by itself. Its input is closed already.
+    pub(crate) fn wait(mut self, cancel: &CancelToken) -> Result<(), ChannelError> {
+        if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
+            loop {
+                let mut fds = [
+                    PollFd::new(&pidfd, PollFlags::IN),
+                    PollFd::new(cancel, PollFlags::IN),
+                ];
+                let _ = poll(&mut fds, None);
+                let ended = !fds[0].revents().is_empty();
+                if cancel.is_cancelled() {
+                    return Err(ChannelError::Cancelled);
+                }
+                if ended {
+                    break;
+                }
+            }
+        }
+        let status = self
+            .child
+            .wait()
+            .map_err(|error| self.failed(format!("cannot be waited for: {}", sentence(&error))))?;
+        self.ended = true;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(self.failed(format!("failed: {status}")))
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Starts `command` with its standard input (`write`) or output as the channel.
+pub(super) fn spawn(command: &str, write: bool) -> Result<Channel, ChannelError> {
+    let failed = |why: String| ChannelError::Command {
+        command: command.to_owned(),
+        why,
+    };
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command);
+    if write {
+        shell.stdin(Stdio::piped());
+    } else {
+        shell.stdin(Stdio::null()).stdout(Stdio::piped());
+    }
+    let mut child = shell
+        .spawn()
+        .map_err(|error| failed(format!("cannot be run: {}", sentence(&error))))?;
+    let fd = if write {
+        child.stdin.take().map(OwnedFd::from)
+    } else {
+        child.stdout.take().map(OwnedFd::from)
+    };
+    let running = Running {
+        child,
+        command: command.to_owned(),
+        ended: false,
+    };
+    let fd = fd.ok_or_else(|| failed("has no pipe".to_owned()))?;
+    Channel::of_command(fd, running)
+        .map_err(|error| failed(format!("cannot be talked to: {}", sentence(&error))))
+}

@@ -1,0 +1,227 @@
+//! Parameters of migrations, by QMP's names.
+
+use serde::{Deserialize, Serialize};
+
+/// What `query-migrate-parameters` answers of what we honour. A change counts at once, for a migration under way as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Parameters {
+    /// Delay before the first announcement of the guest's addresses, in ms.
+    #[serde(rename = "announce-initial")]
+    pub announce_initial_ms: u64,
+    /// Longest delay between announcements, in ms.
+    #[serde(rename = "announce-max")]
+    pub announce_max_ms: u64,
+    /// Number of announcements.
+    pub announce_rounds: u64,
+    /// By how much the delay grows each round, in ms.
+    #[serde(rename = "announce-step")]
+    pub announce_step_ms: u64,
+    /// Bytes a second at most while the guest runs; 0 for no limit. Once it is stopped there is none.
+    #[serde(rename = "max-bandwidth")]
+    pub max_bandwidth_bytes: u64,
+    /// Bytes a second the final part is taken to travel with; 0 to use what was measured.
+    #[serde(rename = "avail-switchover-bandwidth")]
+    pub avail_switchover_bandwidth_bytes: u64,
+    /// How long the guest may stand still, in ms.
+    #[serde(rename = "downtime-limit")]
+    pub downtime_limit_ms: u64,
+    /// Ours: how long the guest has to let its primaries go, in ms.
+    #[serde(rename = "failover-unplug-timeout")]
+    pub failover_unplug_timeout_ms: u64,
+    /// Ours: how long the target has to answer at each step of the hand-over, in ms.
+    #[serde(rename = "handover-timeout")]
+    pub handover_timeout_ms: u64,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            announce_initial_ms: 50,
+            announce_max_ms: 550,
+            announce_rounds: 5,
+            announce_step_ms: 100,
+            max_bandwidth_bytes: 128 << 20,
+            avail_switchover_bandwidth_bytes: 0,
+            downtime_limit_ms: 300,
+            failover_unplug_timeout_ms: 30_000,
+            handover_timeout_ms: 60_000,
+        }
+    }
+}
+
+/// What `migrate-set-parameters` brings: the parameters to change. Names we do not honour are unexpected to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ParametersUpdate {
+    /// See [`Parameters::announce_initial_ms`].
+    #[serde(rename = "announce-initial")]
+    pub announce_initial_ms: Option<u64>,
+    /// See [`Parameters::announce_max_ms`].
+    #[serde(rename = "announce-max")]
+    pub announce_max_ms: Option<u64>,
+    /// See [`Parameters::announce_rounds`].
+    pub announce_rounds: Option<u64>,
+    /// See [`Parameters::announce_step_ms`].
+    #[serde(rename = "announce-step")]
+    pub announce_step_ms: Option<u64>,
+    /// See [`Parameters::max_bandwidth_bytes`].
+    #[serde(rename = "max-bandwidth")]
+    pub max_bandwidth_bytes: Option<u64>,
+    /// See [`Parameters::avail_switchover_bandwidth_bytes`].
+    #[serde(rename = "avail-switchover-bandwidth")]
+    pub avail_switchover_bandwidth_bytes: Option<u64>,
+    /// See [`Parameters::downtime_limit_ms`].
+    #[serde(rename = "downtime-limit")]
+    pub downtime_limit_ms: Option<u64>,
+    /// See [`Parameters::failover_unplug_timeout_ms`].
+    #[serde(rename = "failover-unplug-timeout")]
+    pub failover_unplug_timeout_ms: Option<u64>,
+    /// See [`Parameters::handover_timeout_ms`].
+    #[serde(rename = "handover-timeout")]
+    pub handover_timeout_ms: Option<u64>,
+}
+
+/// A value out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Parameter '{name}' expects an integer in the range of {min} to {max}{unit}")]
+pub struct ParameterError {
+    /// The parameter.
+    pub name: &'static str,
+    /// Least value.
+    pub min: u64,
+    /// Greatest value.
+    pub max: u64,
+    /// What it counts, with a space before, or nothing.
+    pub unit: &'static str,
+}
+
+impl Parameters {
+    /// Makes all the changes, or none.
+    ///
+    /// # Errors
+    /// The first value that is out of its range.
+    pub fn update(&mut self, update: &ParametersUpdate) -> Result<(), ParameterError> {
+        const MS: &str = " milliseconds";
+        let mut new = self.clone();
+        let fields = [
+            (
+                update.announce_initial_ms,
+                &mut new.announce_initial_ms,
+                "announce-initial",
+                0,
+                100_000,
+                MS,
+            ),
+            (
+                update.announce_max_ms,
+                &mut new.announce_max_ms,
+                "announce-max",
+                0,
+                100_000,
+                MS,
+            ),
+            (
+                update.announce_rounds,
+                &mut new.announce_rounds,
+                "announce-rounds",
+                0,
+                1000,
+                "",
+            ),
+            (
+                update.announce_step_ms,
+                &mut new.announce_step_ms,
+                "announce-step",
+                1,
+                10_000,
+                MS,
+            ),
+            (
+                update.max_bandwidth_bytes,
+                &mut new.max_bandwidth_bytes,
+                "max-bandwidth",
+                0,
+                u64::MAX,
+                " bytes/second",
+            ),
+            (
+                update.avail_switchover_bandwidth_bytes,
+                &mut new.avail_switchover_bandwidth_bytes,
+                "avail-switchover-bandwidth",
+                0,
+                u64::MAX,
+                " bytes/second",
+            ),
+            (
+                update.downtime_limit_ms,
+                &mut new.downtime_limit_ms,
+                "downtime-limit",
+                0,
+                2_000_000,
+                MS,
+            ),
+            (
+                update.failover_unplug_timeout_ms,
+                &mut new.failover_unplug_timeout_ms,
+                "failover-unplug-timeout",
+                1,
+                86_400_000,
+                MS,
+            ),
+            (
+                update.handover_timeout_ms,
+                &mut new.handover_timeout_ms,
+                "handover-timeout",
+                100,
+                3_600_000,
+                MS,
+            ),
+        ];
+        for (value, field, name, min, max, unit) in fields {
+            if let Some(value) = value {
+                if !(min..=max).contains(&value) {
+                    return Err(ParameterError {
+                        name,
+                        min,
+                        max,
+                        unit,
+                    });
+                }
+                *field = value;
+            }
+        }
+        *self = new;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_or_nothing() {
+        let mut parameters = Parameters::default();
+        let update: ParametersUpdate =
+            serde_json::from_str(r#"{"max-bandwidth": 0, "downtime-limit": 2000001}"#).unwrap();
+        let error = parameters.update(&update).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 milliseconds"
+        );
+        assert_eq!(parameters, Parameters::default());
+        let update: ParametersUpdate =
+            serde_json::from_str(r#"{"max-bandwidth": 0, "announce-rounds": 3}"#).unwrap();
+        parameters.update(&update).unwrap();
+        assert_eq!(
+            (parameters.max_bandwidth_bytes, parameters.announce_rounds),
+            (0, 3)
+        );
+        let shown = serde_json::to_value(&parameters).unwrap();
+        assert_eq!(shown["downtime-limit"], 300);
+        assert_eq!(shown["announce-rounds"], 3);
+        assert!(serde_json::from_str::<ParametersUpdate>(r#"{"x": 1}"#).is_err());
+    }
+}
