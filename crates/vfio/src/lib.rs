@@ -1,1 +1,46 @@
 //! A physical or virtual PCI function passed through by VFIO.
+//!
+//! ```text
+//!   HostSpec ──find──▶ HostDevice ──┐
+//!   (host=, sysfsdev=)  (sysfs)     │ open (slow: helper thread)
+//!                                   ▼
+//!   Container ◀──group, DMA maps── VfioPci ──implements──▶ pci::PciDevice
+//!   (one a VM)                       │ config space: hardware, with emulated bits over it
+//!                                    │ BARs: mapped into the guest, but for the MSI-X table
+//!                                    └ interrupts: hardware ─▶ eventfd ─▶ guest, without us
+//! ```
+//!
+//! [`HostDevice::find`] is quick and opens nothing: it is what tells a user, at the moment the option is given, that
+//! a function is missing or held by another driver. [`VfioPci::open`] is slow: it pins and maps the guest's memory.
+//! It maps in steps, so that a running guest goes on running, and it can be cancelled between two of them.
+//!
+//! The VFIO calls are our own, in one file (`kernel.rs`), on the kernel's structures from `vfio-bindings`. The crate
+//! `vfio-ioctls` was tried on paper and left: it drops the errno of the calls whose failure a user must understand
+//! (group status, interrupt set-up, reset), takes a group that is not viable and one that is in use for the same
+//! thing, and shifts region numbers when one region cannot be described.
+
+mod address;
+mod capabilities;
+mod config_space;
+mod container;
+mod device;
+mod dma;
+mod error;
+mod events;
+mod function;
+mod hardware;
+mod host;
+mod interrupts;
+mod intx;
+mod kernel;
+mod msix;
+mod window;
+
+pub use address::{HostAddress, HostSpec};
+pub use container::Container;
+pub use device::{VfioConfig, VfioPci};
+pub use dma::DmaProgress;
+pub use error::VfioError;
+pub use events::VfioListener;
+pub use host::{GroupMember, HostDevice};
+pub use interrupts::InterruptMode;

@@ -1,0 +1,311 @@
+//! The I/O address space a machine's functions share, and the IOMMU groups in it.
+
+use crate::dma::{DmaMap, DmaProgress};
+use crate::error::VfioError;
+use crate::host::{HostDevice, holder_of};
+use crate::kernel::{ContainerFile, DeviceFile, GroupFile};
+use memory::GuestRam;
+use pci::Platform;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The VFIO side of one machine: its functions' IOMMU groups and the mapping of guest memory for their DMA.
+///
+/// Making one opens nothing. The first function's group brings the kernel's container into being and maps guest
+/// memory; when the last function is dropped both go.
+pub struct Container {
+    ram: GuestRam,
+    platform: Arc<dyn Platform>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The functions in use, by name: whose they are.
+    functions: BTreeMap<String, String>,
+    /// The groups in use and how many of the functions are theirs.
+    groups: BTreeMap<u32, (GroupFile, usize)>,
+    space: Option<(ContainerFile, DmaMap)>,
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Container")
+            .field("functions", &state.functions)
+            .field("mapped", &state.space.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A function's place in a container. Dropping it gives up the group, and with the last one the container.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    container: Arc<Container>,
+    function: String,
+    group: u32,
+}
+
+impl Container {
+    /// A container for functions that reach `ram`.
+    pub fn new(ram: GuestRam, platform: Arc<dyn Platform>) -> Arc<Self> {
+        Arc::new(Self {
+            ram,
+            platform,
+            state: Mutex::default(),
+        })
+    }
+
+    /// What its functions need of the hypervisor.
+    pub(crate) fn platform(&self) -> &Arc<dyn Platform> {
+        &self.platform
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a function's group, unless it is open, and maps guest memory, unless it is mapped.
+    ///
+    /// Blocks while another function of the machine does the same.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        device: &HostDevice,
+        id: &str,
+        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
+    ) -> Result<Membership, VfioError> {
+        let name = &device.name;
+        let number = device.group.ok_or_else(|| VfioError::NoGroup {
+            device: name.clone(),
+        })?;
+        let mut state = self.lock();
+        if let Some(holder) = state.functions.get(name) {
+            return Err(VfioError::UsedHere {
+                device: name.clone(),
+                holder: holder.clone(),
+            });
+        }
+        if let Some((_, users)) = state.groups.get_mut(&number) {
+            *users += 1;
+        } else {
+            let group = self.open_group(&mut state, device, number, hook)?;
+            state.groups.insert(number, (group, 1));
+        }
+        state.functions.insert(name.clone(), id.to_owned());
+        Ok(Membership {
+            container: Arc::clone(self),
+            function: name.clone(),
+            group: number,
+        })
+    }
+
+    fn open_group(
+        &self,
+        state: &mut State,
+        device: &HostDevice,
+        number: u32,
+        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
+    ) -> Result<GroupFile, VfioError> {
+        let name = &device.name;
+        let failed = |what: &str| {
+            let (device, what) = (name.clone(), what.to_owned());
+            move |source: io::Error| VfioError::Kernel {
+                device,
+                what,
+                source,
+            }
+        };
+        let fresh = match &state.space {
+            Some(_) => None,
+            None => Some(open_container()?),
+        };
+        let path = PathBuf::from(format!("/dev/vfio/{number}"));
+        let group =
+            GroupFile::open(&path).map_err(|error| group_error(error, &path, name, number))?;
+        if !group
+            .is_viable()
+            .map_err(failed("ask for its group's state"))?
+        {
+            let mut others = device.offenders();
+            if others.is_empty() {
+                others = "one of its members is in use by a host driver".to_owned();
+            }
+            return Err(VfioError::NotViable {
+                device: name.clone(),
+                group: number,
+                others,
+            });
+        }
+        let container = match (&fresh, &state.space) {
+            (Some(container), _) | (None, Some((container, _))) => container,
+            (None, None) => {
+                return Err(failed("find its container")(io::ErrorKind::NotFound.into()));
+            }
+        };
+        group.join(container).map_err(|error| {
+            if error.raw_os_error() == Some(libc::EBUSY) {
+                group_error(error, &path, name, number)
+            } else {
+                failed("put its group into a container")(error)
+            }
+        })?;
+        // Before any DMA mapping: the kernel decides on cache coherence by it.
+        let registered = self.platform.vfio_file(group.as_fd(), true);
+        if let Err(error) = registered {
+            let _ = group.leave();
+            return Err(failed("make its group known to the hypervisor")(error));
+        }
+        if let Some(container) = fresh {
+            let space = container
+                .set_type1v2()
+                .map_err(failed("set up the IOMMU"))
+                .and_then(|()| DmaMap::map(&container, &self.ram, name, hook));
+            match space {
+                Ok(map) => state.space = Some((container, map)),
+                Err(error) => {
+                    self.close_group(&group, number);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(group)
+    }
+
+    fn close_group(&self, group: &GroupFile, number: u32) {
+        if let Err(error) = self.platform.vfio_file(group.as_fd(), false) {
+            tracing::warn!(group = number, %error, "the hypervisor does not let go of an IOMMU group");
+        }
+        if let Err(error) = group.leave() {
+            tracing::warn!(group = number, %error, "an IOMMU group does not leave its container");
+        }
+    }
+
+    fn leave(&self, function: &str, number: u32) {
+        let mut state = self.lock();
+        state.functions.remove(function);
+        let last = match state.groups.get_mut(&number) {
+            Some((_, users)) => {
+                *users -= 1;
+                *users == 0
+            }
+            None => false,
+        };
+        if !last {
+            return;
+        }
+        let group = state.groups.remove(&number);
+        if state.groups.is_empty()
+            && let Some((container, map)) = &mut state.space
+        {
+            map.unmap(container);
+        }
+        if let Some((group, _)) = group {
+            self.close_group(&group, number);
+        }
+        if state.groups.is_empty() {
+            state.space = None;
+        }
+    }
+}
+
+impl Membership {
+    /// Opens the function itself; the kernel resets it on the way, if it can.
+    pub(crate) fn device(&self) -> Result<DeviceFile, VfioError> {
+        let state = self.container.lock();
+        let opened = match state.groups.get(&self.group) {
+            Some((group, _)) => group.device(&self.function),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        opened.map_err(|source| VfioError::Kernel {
+            device: self.function.clone(),
+            what: "open the function".to_owned(),
+            source,
+        })
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.container.leave(&self.function, self.group);
+    }
+}
+
+fn open_container() -> Result<ContainerFile, VfioError> {
+    let path = Path::new("/dev/vfio/vfio");
+    let container = ContainerFile::open(path).map_err(|error| open_error(error, path))?;
+    let (version, type1v2) = container.abilities().map_err(|source| VfioError::Kernel {
+        device: "VFIO container".to_owned(),
+        what: "ask for the API version".to_owned(),
+        source,
+    })?;
+    match (version, type1v2) {
+        (0, true) => Ok(container),
+        (0, false) => Err(VfioError::Unsupported("no type 1v2 IOMMU".to_owned())),
+        _ => Err(VfioError::Unsupported(format!("API version {version}"))),
+    }
+}
+
+fn open_error(source: io::Error, path: &Path) -> VfioError {
+    let text = path.display().to_string();
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => VfioError::NoVfio { path: text },
+        errno => VfioError::Open {
+            hint: match errno {
+                Some(libc::EACCES | libc::EPERM) => {
+                    format!(", run as root or give this user the file (chown $USER {text})")
+                }
+                _ => String::new(),
+            },
+            path: text,
+            source,
+        },
+    }
+}
+
+fn group_error(source: io::Error, path: &Path, device: &str, group: u32) -> VfioError {
+    if source.raw_os_error() == Some(libc::EBUSY) {
+        return VfioError::Busy {
+            device: device.to_owned(),
+            group,
+            holder: holder_of(path, Path::new("/proc"))
+                .unwrap_or_else(|| "another process".to_owned()),
+        };
+    }
+    open_error(source, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_open_says_what_to_do() {
+        let error = |errno| {
+            group_error(
+                io::Error::from_raw_os_error(errno),
+                Path::new("/dev/vfio/4294967295"),
+                "0000:5e:00.2",
+                u32::MAX,
+            )
+            .to_string()
+        };
+        let text = error(libc::ENOENT);
+        assert!(
+            text.contains("/dev/vfio/4294967295 does not exist"),
+            "{text}"
+        );
+        assert!(text.contains("modprobe vfio-pci"), "{text}");
+        assert!(error(libc::EACCES).contains("chown $USER /dev/vfio/4294967295"));
+        let text = error(libc::EBUSY);
+        assert!(
+            text.contains("0000:5e:00.2: its IOMMU group 4294967295"),
+            "{text}"
+        );
+        assert!(text.ends_with("is in use by another process"), "{text}");
+    }
+}
