@@ -2,6 +2,7 @@
 
 pub mod announce;
 mod offload;
+pub mod steer;
 pub mod tap;
 
 pub use offload::Offload;
