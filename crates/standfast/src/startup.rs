@@ -1,28 +1,39 @@
 //! The moment at which the program tells who started it that it is there.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-/// Told once, by [`Startup::ready`], when all sockets listen; dropping it untold tells the waiting parent of
+use crate::daemon;
+
+/// Told once, by [`Startup::ready`], when all sockets listen; dropped untold, it tells the waiting command of
 /// `-daemonize` that the start failed.
 #[derive(Debug)]
 pub struct Startup {
-    /// The pipe to the waiting parent; `None` without `-daemonize`.
-    parent: Option<OwnedFd>,
+    /// The pipe to the waiting command; `None` without `-daemonize`.
+    command: Option<OwnedFd>,
 }
 
 impl Startup {
     /// For a program that stays in the foreground.
     pub fn foreground() -> Self {
-        Self { parent: None }
+        Self { command: None }
     }
 
-    /// Everything listens: lets the parent of `-daemonize` leave with status 0 and detaches from the terminal.
+    /// For the daemon side of [`daemon::daemonize`].
+    pub fn background(command: OwnedFd) -> Self {
+        Self {
+            command: Some(command),
+        }
+    }
+
+    /// Everything listens: lets the command of `-daemonize` leave with status 0, and lets go of the terminal.
     ///
     /// # Errors
-    /// The parent cannot be told.
-    pub fn ready(self) -> std::io::Result<()> {
-        if let Some(parent) = self.parent {
-            rustix::io::write(&parent, b"1")?;
+    /// The terminal cannot be let go, or the command is gone.
+    pub fn ready(self) -> io::Result<()> {
+        if let Some(command) = self.command {
+            daemon::detach_from_terminal()?;
+            rustix::io::retry_on_intr(|| rustix::io::write(&command, b"1"))?;
         }
         Ok(())
     }
