@@ -1,7 +1,7 @@
 //! What cargo has to build before the lab can run it.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -117,8 +117,3 @@ fn host_triple() -> Result<String> {
         .context("rustc does not say what host it is for")
 }
 
-/// `file`, if it exists.
-pub(crate) fn existing(file: &Path) -> Result<PathBuf> {
-    file.canonicalize()
-        .with_context(|| format!("there is no {}", file.display()))
-}

@@ -1,10 +1,16 @@
 //! The lab's one program inside its machines: init of the lab host, agent of the lab host, init of
 //! the guest, launcher, and the runner of scenarios. Static, so that it runs in all of them.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use lab::progress::say;
+use lab::scenario::{self, Bench};
+use lab::site::{PrimaryKind, Site};
+use lab::vm::Vmm;
 
 #[derive(Parser)]
 #[command(about = "The lab's program inside its machines")]
@@ -19,6 +25,70 @@ enum Role {
     HostServer,
     /// Become another program.
     Exec(lab::launch::Launch),
+    /// Run scenarios; each is said to have passed or failed.
+    Scenarios {
+        #[command(flatten)]
+        place: Place,
+        /// The scenarios to run [default: all].
+        names: Vec<String>,
+    },
+    /// Boot a guest with its pair and keep it until this is interrupted.
+    Guest {
+        #[command(flatten)]
+        place: Place,
+        /// Boot it without the primary.
+        #[arg(long)]
+        no_primary: bool,
+    },
+    /// Do the main job once; the report is the last line of stdout.
+    Demo {
+        #[command(flatten)]
+        place: Place,
+        /// Measure the standby's throughput, too.
+        #[arg(long)]
+        throughput: bool,
+    },
+}
+
+/// Where scenarios run, and with what.
+#[derive(Args)]
+struct Place {
+    /// The VMM under test: `qemu`, `standfast`, or NAME=PROGRAM.
+    #[arg(long, default_value = "standfast")]
+    vmm: String,
+    /// Show the guests' consoles.
+    #[arg(long)]
+    console: bool,
+    /// The NIC that is the primary.
+    #[arg(long, value_enum, default_value = "vf")]
+    primary: PrimaryKind,
+}
+
+impl Place {
+    fn bench(&self) -> Result<Bench> {
+        let lab = Path::new(lab::host::init::LAB);
+        let stage = lab.join("stage");
+        let (name, program) = match (self.vmm.as_str(), self.vmm.split_once('=')) {
+            (_, Some((name, program))) => (name, PathBuf::from(program)),
+            ("qemu", _) => ("qemu", "/usr/bin/qemu-system-x86_64".into()),
+            (name, _) => (name, stage.join(name)),
+        };
+        if !program.is_file() {
+            bail!("there is no {}", program.display());
+        }
+        Ok(Bench {
+            site: Site::ensure(&lab.join("site.json"))?,
+            vmm: Vmm {
+                name: name.to_owned(),
+                program,
+            },
+            kernel: stage.join("vmlinuz"),
+            images: stage,
+            runs: lab.join("vm"),
+            show_console: self.console,
+            primary: self.primary,
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -38,8 +108,64 @@ fn act(role: Role) -> Result<ExitCode> {
     match role {
         Role::HostServer => lab::host::server::run()?,
         Role::Exec(launch) => launch.exec()?,
+        Role::Scenarios { place, names } => return scenarios(&place, &names),
+        Role::Guest { place, no_primary } => guest(&place, no_primary)?,
+        Role::Demo { place, throughput } => {
+            let bench = place.bench()?;
+            let result = scenario::demo::run(&bench, throughput);
+            scenario::keep_logs(&bench.runs, &logs().join(&bench.vmm.name).join("demo"));
+            println!("{}", serde_json::to_string(&result?)?);
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn logs() -> PathBuf {
+    Path::new(lab::host::init::LAB).join("out")
+}
+
+fn scenarios(place: &Place, names: &[String]) -> Result<ExitCode> {
+    let mut bench = place.bench()?;
+    let (passed, failed) = scenario::run_all(&mut bench, names, &logs())?;
+    println!("{passed} passed, {} failed", failed.len());
+    Ok(if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn guest(place: &Place, no_primary: bool) -> Result<()> {
+    let mut bench = place.bench()?;
+    bench.show_console = true;
+    bench.site.reset(bench.primary)?;
+    let mut config = bench.config("guest", 0)?;
+    if no_primary {
+        for pair in &mut config.pairs {
+            pair.primary = None;
+        }
+    }
+    let mut vm = bench.start(config)?;
+    say(format!(
+        "sockets, command line and output: {}",
+        bench.runs.join("guest").display()
+    ));
+    let init = vm.wait_console("GUEST-INIT", scenario::BOOT_LIMIT)?;
+    say(format!(
+        "{} ms from exec to init",
+        (init - vm.started_us()?) / 1000
+    ));
+    vm.wait_console("GUEST-READY", scenario::BOOT_LIMIT)?;
+    if no_primary {
+        bench.reachable(0)?;
+    } else {
+        bench.settled(&mut vm)?;
+    }
+    say("the guest is up and answers; interrupt to end it");
+    loop {
+        vm.check_alive()?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Process 1 never ends by returning: the kernel would panic before the reason is read.

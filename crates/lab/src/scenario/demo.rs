@@ -1,0 +1,266 @@
+//! The main job, measured: a guest on its primary moves to the other host and is on that host's
+//! primary afterwards, while a client pings it and holds a connection with it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::{Bench, address, mac, measure, migrate};
+use crate::clock::now_us;
+use crate::guest::links;
+use crate::overhead;
+use crate::progress::say;
+use crate::qmp::Event;
+use crate::report::{PingReport, Run, TimelineEvent};
+use crate::traffic::ping::Ping;
+use crate::traffic::tcp::Connection;
+use crate::vm::Vm;
+
+const PING_INTERVAL_MS: u64 = 10;
+/// How long the client pings before the migration, and after all is over.
+const CALM: Duration = Duration::from_secs(3);
+
+/// Does the main job once. What it finds wrong with the guest is in the run's `faults`; an error
+/// is returned where there is nothing to report on.
+pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
+    bench.site.reset(bench.primary)?;
+    let name = bench.vmm.name.as_str();
+    say(format!("{name}: booting the guest on host A"));
+    let mut source = bench.start(bench.config("source", 0)?)?;
+    let init_us = source.wait_console("GUEST-INIT", super::BOOT_LIMIT)?;
+    let boot_to_init_ms = millis(init_us - source.started_us()?);
+    source.wait_console("GUEST-READY", super::BOOT_LIMIT)?;
+    let before = bench.settled(&mut source)?;
+    let kernel = source.agent.shell("uname -r")?.trim().to_owned();
+    let addresses = held_addresses(&source)?;
+    say(format!(
+        "{name}: guest is up on its primary ({boot_to_init_ms:.0} ms to init, kernel {kernel})"
+    ));
+    let vmm_overhead_mib = overhead::resident_mib(source.pid(), source.config.memory_mib)?;
+
+    let mut config = bench.config("target", 1)?;
+    config.incoming = Some(bench.uri(1)?);
+    let mut target = bench.start(config)?;
+    migrate::announce_states(&source, Some(&target))?;
+
+    let connection = Connection::open(bench.site.client.as_deref(), address(0))?;
+    let ping = Ping::start(
+        bench.site.client.as_deref(),
+        address(0),
+        Duration::from_millis(PING_INTERVAL_MS),
+    )?;
+    thread::sleep(CALM);
+    say(format!("{name}: migrating"));
+    let (from, onto) = (source.qmp.events().len(), target.qmp.events().len());
+    let begun_us = now_us();
+    source
+        .qmp
+        .execute("migrate", json!({"uri": bench.uri(1)?}))?;
+    let status = follow(&mut source, &mut target, from, onto)?;
+    let mut faults = Vec::new();
+    let resumed_us = event_time(&target.qmp.events(), onto, "RESUME");
+    let mut back_us = None;
+    if status == "completed" && resumed_us.is_some() {
+        say(format!(
+            "{name}: resumed on host B, waiting for its primary"
+        ));
+        let guest_mac = mac(0);
+        let back = target.agent.wait(begun_us, super::PRIMARY_LIMIT, |reply| {
+            links::primary(&reply.links, &guest_mac).is_some_and(|(_, link)| link.carrying)
+        });
+        back_us = back.map(|(time, _)| time);
+    }
+    thread::sleep(CALM);
+    let seen = ping.finish();
+    let survived = connection.finish(Duration::from_secs(20));
+
+    if let Err(error) = &survived {
+        faults.push(format!("{error:#}"));
+    }
+    let mut guest_driver = String::new();
+    if status != "completed" {
+        faults.push(format!(
+            "the migration ended as {status}: {}",
+            target.said().trim()
+        ));
+    } else if back_us.is_none() {
+        faults.push("the primary did not come back in the guest on host B".to_owned());
+    } else {
+        match arrival(&mut target, &before, &addresses) {
+            Ok(driver) => guest_driver = driver,
+            Err(error) => faults.push(format!("{error:#}")),
+        }
+    }
+    let sources: Vec<Event> = source.qmp.events().into_iter().skip(from).collect();
+    let targets: Vec<Event> = target.qmp.events().into_iter().skip(onto).collect();
+    let span = |first: Option<i64>, last: Option<i64>| match (first, last) {
+        (Some(first), Some(last)) => millis(last - first),
+        // A figure of something that did not happen; `faults` or `status` says so.
+        _ => -1.0,
+    };
+    let of = |events: &[Event], label: &str| event_time(events, 0, label);
+    let asked = of(&sources, "UNPLUG_PRIMARY");
+    let run = Run {
+        status,
+        ping: PingReport {
+            interval_ms: PING_INTERVAL_MS,
+            sent: seen.sent,
+            lost: seen.lost,
+            longest_gap_ms: seen.longest_gap_ms,
+        },
+        tcp_survived: survived.is_ok(),
+        unplug_ms: span(asked, of(&sources, "MIGRATION:active")),
+        downtime_ms: span(of(&sources, "STOP"), resumed_us),
+        total_ms: span(Some(begun_us), of(&sources, "MIGRATION:completed")),
+        resume_to_primary_back_ms: span(resumed_us, back_us),
+        boot_to_init_ms,
+        vmm_overhead_mib,
+        events: timeline(begun_us, &sources, &targets, &source, &target),
+        guest_driver,
+        guest_kernel: kernel,
+        faults,
+        standby_mbit_s: None,
+    };
+    for (time, gap) in seen.gaps.iter().filter(|gap| gap.1 > 100.0) {
+        say(format!(
+            "{name}: no answer for {gap:.0} ms from {:.0} ms on",
+            millis(time - begun_us)
+        ));
+    }
+    drop(source);
+    drop(target);
+    if throughput {
+        return Ok(Run {
+            standby_mbit_s: Some(measure::standby_throughput(bench)?),
+            ..run
+        });
+    }
+    Ok(run)
+}
+
+fn millis(us: i64) -> f64 {
+    us as f64 / 1000.0
+}
+
+fn event_time(events: &[Event], from: usize, label: &str) -> Option<i64> {
+    events
+        .iter()
+        .skip(from)
+        .find(|event| event.label() == label)
+        .map(|event| event.time_us)
+}
+
+/// Waits until the migration has ended; returns the source's word for how.
+fn follow(source: &mut Vm, target: &mut Vm, from: usize, onto: usize) -> Result<String> {
+    let ended = [
+        "MIGRATION:completed",
+        "MIGRATION:failed",
+        "MIGRATION:cancelled",
+    ];
+    let deadline = Instant::now() + migrate::MIGRATION_LIMIT;
+    let end = loop {
+        if let Some(end) = source.qmp.wait_any(from, &ended, Duration::from_secs(1)) {
+            break end;
+        }
+        source.check_alive()?;
+        target.check_alive()?;
+        if Instant::now() > deadline {
+            let status = source
+                .qmp
+                .execute("query-migrate", json!({}))
+                .unwrap_or(Value::Null);
+            bail!(
+                "the migration did not end within {} s: {status}",
+                migrate::MIGRATION_LIMIT.as_secs()
+            );
+        }
+    };
+    let status = end
+        .data
+        .get("status")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown")
+        .to_owned();
+    if status == "completed"
+        && target
+            .qmp
+            .wait_event(onto, "RESUME", Duration::from_secs(60))
+            .is_none()
+    {
+        target.check_alive()?;
+        bail!("no RESUME on the target");
+    }
+    Ok(status)
+}
+
+fn held_addresses(vm: &Vm) -> Result<String> {
+    // The order of the lines, and the lifetimes, may differ; what is held may not.
+    let text = vm
+        .agent
+        .shell("ip -o addr | awk '$3 ~ /inet/ {print $2, $4}'")?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    Ok(lines.join("\n"))
+}
+
+/// Checks that the guest on the target is the one that left; returns its primary's driver.
+fn arrival(
+    target: &mut Vm,
+    before: &crate::guest::agent::Reply,
+    addresses: &str,
+) -> Result<String> {
+    target.check_alive()?;
+    let after = target.agent.state()?;
+    if after.boot != before.boot {
+        bail!("the guest booted anew");
+    }
+    if after.up < before.up {
+        bail!(
+            "the guest's uptime went back from {} to {} s",
+            before.up,
+            after.up
+        );
+    }
+    let now = held_addresses(target)?;
+    if now != addresses {
+        bail!("the guest's addresses changed from {addresses:?} to {now:?}");
+    }
+    let guest_mac = mac(0);
+    let (_, primary) =
+        links::primary(&after.links, &guest_mac).context("the primary has gone again")?;
+    Ok(primary.driver.clone().unwrap_or_default())
+}
+
+fn timeline(
+    begun_us: i64,
+    sources: &[Event],
+    targets: &[Event],
+    source: &Vm,
+    target: &Vm,
+) -> Vec<TimelineEvent> {
+    let mut events: Vec<TimelineEvent> = Vec::new();
+    for (side, list, vm) in [("source", sources, source), ("target", targets, target)] {
+        events.extend(list.iter().map(|event| TimelineEvent {
+            t_ms: millis(event.time_us - begun_us),
+            side: side.to_owned(),
+            event: event.name.clone(),
+            data: event.data.clone(),
+        }));
+        let told = vm.console.lines().into_iter().filter(|(time, line)| {
+            *time >= begun_us
+                && (line.contains("failover ")
+                    || line.contains("ink is Up")
+                    || line.contains("ink is Down"))
+        });
+        events.extend(told.map(|(time, line)| TimelineEvent {
+            t_ms: millis(time - begun_us),
+            side: side.to_owned(),
+            event: "GUEST".to_owned(),
+            data: json!({"message": line}),
+        }));
+    }
+    events.sort_by(|a, b| a.t_ms.total_cmp(&b.t_ms));
+    events
+}

@@ -1,0 +1,361 @@
+//! Scenarios: what is done with guests, and what has to be true then.
+
+pub mod boot;
+pub mod demo;
+pub mod faults;
+pub mod hotplug;
+pub mod measure;
+pub mod migrate;
+pub mod pairs;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest::agent::Reply;
+use crate::guest::links;
+use crate::progress::say;
+use crate::site::{ADDRESSES, MACS, PrimaryKind, Site};
+use crate::traffic::ping;
+use crate::vm::{Config, Pair, Vm, Vmm};
+
+/// How long a guest may take to boot: the lab is emulated, and the machine may be busy.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a primary may take to be back in the guest and carry.
+pub const PRIMARY_LIMIT: Duration = Duration::from_secs(45);
+/// How long a guest may take to answer the client.
+pub const REACH_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where and with what scenarios run.
+pub struct Bench {
+    /// The hosts.
+    pub site: Site,
+    /// The VMM under test.
+    pub vmm: Vmm,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// The folder of the guest's images.
+    pub images: PathBuf,
+    /// The folder in which every machine has its own.
+    pub runs: PathBuf,
+    /// Show the guests' consoles.
+    pub show_console: bool,
+    /// The NIC that is the primary.
+    pub primary: PrimaryKind,
+}
+
+impl Bench {
+    /// The configuration of a guest with one pair on a host.
+    pub fn config(&self, name: &str, host: usize) -> Result<Config> {
+        let place = self.host(host)?;
+        let primary = match self.primary {
+            PrimaryKind::Vf => place.functions.first().cloned(),
+            PrimaryKind::E1000e => place.e1000e.clone(),
+        };
+        Ok(Config {
+            name: name.to_owned(),
+            netns: place.netns.clone(),
+            memory_mib: 256,
+            kernel: self.kernel.clone(),
+            initrd: self.images.join("guest.img"),
+            append: Vec::new(),
+            pairs: vec![Pair {
+                mac: mac(0),
+                address: address(0).to_string(),
+                tap: place.taps.first().cloned().context("the host has no tap")?,
+                primary: Some(primary.context("the host has no NIC to pass through")?),
+                failover: true,
+            }],
+            spare_ports: 0,
+            native_hotplug: false,
+            incoming: None,
+            extra: Vec::new(),
+            show_console: self.show_console,
+        })
+    }
+
+    /// The same, with a second pair.
+    pub fn config_two_pairs(&self, name: &str, host: usize) -> Result<Config> {
+        let mut config = self.config(name, host)?;
+        let place = self.host(host)?;
+        config.pairs.push(Pair {
+            mac: mac(1),
+            address: address(1).to_string(),
+            tap: place
+                .taps
+                .get(1)
+                .cloned()
+                .context("the host has one tap only")?,
+            primary: Some(
+                place
+                    .functions
+                    .get(1)
+                    .cloned()
+                    .context("the host has one VF only")?,
+            ),
+            failover: true,
+        });
+        Ok(config)
+    }
+
+    /// One of the two hosts.
+    pub fn host(&self, index: usize) -> Result<&crate::site::Host> {
+        self.site
+            .hosts
+            .get(index)
+            .context("there are two hosts only")
+    }
+
+    /// Where a machine on a host waits for a migration.
+    pub fn uri(&self, host: usize) -> Result<String> {
+        Ok(format!("tcp:{}:4444", self.host(host)?.address))
+    }
+
+    /// Starts a machine; its guest is not waited for.
+    pub fn start(&self, config: Config) -> Result<Vm> {
+        Vm::start(&self.vmm, config, &self.runs)
+    }
+
+    /// Starts a machine and waits for its guest's init to be done.
+    pub fn boot(&self, config: Config) -> Result<Vm> {
+        let mut vm = self.start(config)?;
+        vm.wait_console("GUEST-READY", BOOT_LIMIT)?;
+        Ok(vm)
+    }
+
+    /// Starts a machine, waits until all its primaries are in use, and checks that it answers.
+    pub fn boot_with_primary(&self, config: Config) -> Result<Vm> {
+        let mut vm = self.boot(config)?;
+        self.settled(&mut vm)?;
+        Ok(vm)
+    }
+
+    /// Waits until the guest has each of its primaries enslaved and carrying, and answers the
+    /// client on every address.
+    pub fn settled(&self, vm: &mut Vm) -> Result<Reply> {
+        let mut state = vm.agent.state()?;
+        for index in 0..vm.config.pairs.len() {
+            state = self.on_primary(vm, index)?;
+        }
+        for index in 0..vm.config.pairs.len() {
+            self.reachable(index)?;
+        }
+        vm.check_alive()?;
+        Ok(state)
+    }
+
+    /// Waits until the guest has the primary of one pair enslaved and carrying.
+    pub fn on_primary(&self, vm: &mut Vm, index: usize) -> Result<Reply> {
+        let mac = mac(index);
+        let has = |reply: &Reply| {
+            links::primary(&reply.links, &mac).is_some_and(|(_, link)| link.carrying)
+        };
+        let state = vm.agent.state()?;
+        if has(&state) {
+            return Ok(state);
+        }
+        match vm.agent.wait(crate::clock::now_us(), PRIMARY_LIMIT, has) {
+            Some((_, reply)) => Ok(reply),
+            None => {
+                vm.check_alive()?;
+                bail!(
+                    "{}: the guest has no primary with {mac} that carries: {:?}",
+                    vm.config.name,
+                    vm.agent.state()?.links
+                )
+            }
+        }
+    }
+
+    /// Waits until the guest has no primary for one pair.
+    pub fn without_primary(&self, vm: &mut Vm, index: usize) -> Result<()> {
+        let mac = mac(index);
+        let hasnt = |reply: &Reply| links::primary(&reply.links, &mac).is_none();
+        if hasnt(&vm.agent.state()?)
+            || vm
+                .agent
+                .wait(crate::clock::now_us(), PRIMARY_LIMIT, hasnt)
+                .is_some()
+        {
+            return Ok(());
+        }
+        bail!(
+            "{}: the guest still has its primary with {mac}",
+            vm.config.name
+        )
+    }
+
+    /// Waits until the guest answers the client.
+    pub fn reachable(&self, index: usize) -> Result<()> {
+        ping::reachable(self.site.client.as_deref(), address(index), REACH_LIMIT)
+    }
+}
+
+/// The MAC address of a guest's pair.
+pub fn mac(index: usize) -> String {
+    MACS.get(index).copied().unwrap_or_default().to_owned()
+}
+
+/// The IPv4 address of a guest's pair.
+pub fn address(index: usize) -> Ipv4Addr {
+    ADDRESSES
+        .get(index)
+        .copied()
+        .unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+/// A scenario as a test: it fails with a reason or it passes.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// The primary it needs.
+    pub primary: PrimaryKind,
+    run: fn(&Bench) -> Result<()>,
+}
+
+/// All scenarios, in the order in which they run.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "boot",
+        about: "a guest boots, answers, reports its shutdown",
+        primary: PrimaryKind::Vf,
+        run: boot::boot,
+    },
+    Scenario {
+        name: "hot-add",
+        about: "a primary added by the monitor joins its standby",
+        primary: PrimaryKind::Vf,
+        run: hotplug::hot_add,
+    },
+    Scenario {
+        name: "hot-remove-acpi",
+        about: "ACPI: a primary leaves in order and comes back",
+        primary: PrimaryKind::Vf,
+        run: hotplug::remove_acpi,
+    },
+    Scenario {
+        name: "hot-remove-native",
+        about: "native PCIe hotplug: the same",
+        primary: PrimaryKind::Vf,
+        run: hotplug::remove_native,
+    },
+    Scenario {
+        name: "pair-vf",
+        about: "the pair with an SR-IOV VF",
+        primary: PrimaryKind::Vf,
+        run: pairs::pair_vf,
+    },
+    Scenario {
+        name: "pair-e1000e",
+        about: "the pair with an e1000e",
+        primary: PrimaryKind::E1000e,
+        run: pairs::pair_e1000e,
+    },
+    Scenario {
+        name: "migrate-and-back",
+        about: "a guest moves to the other host and back",
+        primary: PrimaryKind::Vf,
+        run: migrate::there_and_back,
+    },
+    Scenario {
+        name: "migrate-e1000e",
+        about: "a guest with an e1000e moves",
+        primary: PrimaryKind::E1000e,
+        run: migrate::once,
+    },
+    Scenario {
+        name: "cancel-wait-unplug",
+        about: "a migration cancelled before the guest let go",
+        primary: PrimaryKind::Vf,
+        run: faults::cancel_wait_unplug,
+    },
+    Scenario {
+        name: "cancel-active",
+        about: "a migration cancelled while memory is copied",
+        primary: PrimaryKind::Vf,
+        run: faults::cancel_active,
+    },
+    Scenario {
+        name: "target-killed",
+        about: "the target dies while memory is copied",
+        primary: PrimaryKind::Vf,
+        run: faults::target_killed,
+    },
+    Scenario {
+        name: "two-pairs",
+        about: "a guest with two pairs moves",
+        primary: PrimaryKind::Vf,
+        run: pairs::two_pairs,
+    },
+    Scenario {
+        name: "no-standby",
+        about: "a guest that does not accept STANDBY moves without a primary",
+        primary: PrimaryKind::Vf,
+        run: pairs::no_standby,
+    },
+];
+
+/// Runs scenarios one after the other; returns how many passed and which failed.
+///
+/// Logs of each go to `logs/VMM/SCENARIO`.
+pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize, Vec<String>)> {
+    for name in only {
+        if !SCENARIOS.iter().any(|scenario| scenario.name == name) {
+            let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+            bail!(
+                "there is no scenario {name}; there are {}",
+                known.join(", ")
+            );
+        }
+    }
+    let (mut passed, mut failed) = (0, Vec::new());
+    let runs = bench.runs.clone();
+    for scenario in SCENARIOS {
+        if !only.is_empty() && !only.iter().any(|name| name == scenario.name) {
+            continue;
+        }
+        say(format!("{}: {} …", scenario.name, scenario.about));
+        let begun = Instant::now();
+        bench.primary = scenario.primary;
+        bench.runs = runs.join(scenario.name);
+        let _ = fs::remove_dir_all(&bench.runs);
+        let result = bench
+            .site
+            .reset(scenario.primary)
+            .and_then(|()| (scenario.run)(bench));
+        let seconds = begun.elapsed().as_secs_f64();
+        let log = logs.join(&bench.vmm.name).join(scenario.name);
+        keep_logs(&bench.runs, &log);
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("ok      {} ({seconds:.1} s)", scenario.name);
+            }
+            Err(error) => {
+                println!("FAILED  {} ({seconds:.1} s): {error:#}", scenario.name);
+                failed.push(scenario.name.to_owned());
+            }
+        }
+    }
+    bench.runs = runs;
+    Ok((passed, failed))
+}
+
+/// Copies the text files of every machine's folder; its sockets stay.
+pub fn keep_logs(runs: &Path, logs: &Path) {
+    let _ = fs::remove_dir_all(logs);
+    for machine in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let target = logs.join(machine.file_name());
+        let _ = fs::create_dir_all(&target);
+        for file in fs::read_dir(machine.path()).into_iter().flatten().flatten() {
+            if file.file_type().is_ok_and(|kind| kind.is_file()) {
+                let _ = fs::copy(file.path(), target.join(file.file_name()));
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Two hosts, a switch and a client, built from L1's devices (see [`crate::topology`]).
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::packages;
+use crate::topology::{CABLES, GUEST_MAC, GUEST_MAC2};
+
+/// Which NIC is the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum PrimaryKind {
+    /// An SR-IOV virtual function of the host's uplink, an igb.
+    Vf,
+    /// An e1000e of its own, on its own port of the switch.
+    E1000e,
+}
+
+/// One of the two hosts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Host {
+    /// Its network namespace; none is the machine itself.
+    pub netns: Option<String>,
+    /// The bridge that joins the guests' taps with the uplink.
+    pub bridge: String,
+    /// The taps for a guest's standbys.
+    pub taps: Vec<String>,
+    /// The uplink's device, whose virtual functions are the primaries.
+    pub uplink: String,
+    /// The virtual functions' PCI addresses.
+    pub functions: Vec<String>,
+    /// The e1000e's PCI address.
+    pub e1000e: Option<String>,
+    /// Its port on the switch.
+    pub e1000e_port: String,
+    /// Its address on the link between the two hosts.
+    pub address: Ipv4Addr,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Site {
+    /// The two hosts.
+    pub hosts: [Host; 2],
+    /// Where the client is.
+    pub client: Option<String>,
+    /// Where the switch is, and its bridge.
+    pub switch: Option<(String, String)>,
+}
+
+/// The guest's MAC addresses, one a pair.
+pub const MACS: [&str; 2] = [GUEST_MAC, GUEST_MAC2];
+/// The guest's addresses, one a pair; the client is .1 in each network.
+pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 2), Ipv4Addr::new(10, 9, 1, 2)];
+
+const PCI: &str = "/sys/bus/pci/devices";
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    packages::run(
+        Command::new("ip").args(arguments).stdin(Stdio::null()),
+        &format!("ip {}", arguments.join(" ")),
+    )
+}
+
+/// Runs `ip` once for many lines, which saves most of the time.
+fn ip_batch(netns: Option<&str>, lines: &[String]) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), lines.join("\n") + "\n")?;
+    let mut command = Command::new("ip");
+    if let Some(name) = netns {
+        command.args(["-n", name]);
+    }
+    packages::run(command.arg("-batch").arg(file.path()), "ip -batch")
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            bail!("{what} did not appear within {} s", LIMIT.as_secs());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn first_entry(folder: &Path, starts: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    let mut fit: Vec<PathBuf> = entries
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(starts))
+        })
+        .collect();
+    fit.sort();
+    fit.into_iter().next()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// The PCI address of the device in the root port of this slot.
+fn behind_port(slot: u8) -> Result<String> {
+    let own = format!("0000:00:{slot:02x}.0");
+    let port = PathBuf::from("/sys/devices/pci0000:00").join(&own);
+    // The port's own services are there too, as 0000:00:10.0:pcie001 and so on.
+    let entries = fs::read_dir(&port).into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .find(|name| name.starts_with("0000:") && !name.starts_with(&own))
+        .with_context(|| format!("no NIC in slot {slot:#x}"))
+}
+
+fn netdev_of(device: &Path) -> Option<String> {
+    first_entry(&device.join("net"), "").map(|path| name_of(&path))
+}
+
+/// The network device of the virtio NIC in this slot of the root complex.
+fn virtio_netdev(slot: u8) -> Result<String> {
+    let device = PathBuf::from(format!("{PCI}/0000:00:{slot:02x}.0"));
+    first_entry(&device, "virtio")
+        .and_then(|virtio| netdev_of(&virtio))
+        .with_context(|| format!("no virtio NIC in slot {slot:#x}"))
+}
+
+/// Gives a PCI device to vfio-pci.
+pub fn bind_vfio(address: &str) -> Result<()> {
+    let device = PathBuf::from(PCI).join(address);
+    let driver = || {
+        fs::read_link(device.join("driver"))
+            .ok()
+            .map(|link| name_of(&link))
+    };
+    if driver().as_deref() == Some("vfio-pci") {
+        return Ok(());
+    }
+    if driver().is_some() {
+        fs::write(device.join("driver/unbind"), address)
+            .with_context(|| format!("unbind {address}"))?;
+    }
+    fs::write(device.join("driver_override"), "vfio-pci")
+        .with_context(|| format!("override {address}"))?;
+    fs::write("/sys/bus/pci/drivers_probe", address).with_context(|| format!("probe {address}"))?;
+    match driver() {
+        Some(name) if name == "vfio-pci" => Ok(()),
+        other => bail!(
+            "{address} is bound to {} and not to vfio-pci",
+            other.as_deref().unwrap_or("nothing")
+        ),
+    }
+}
+
+impl Site {
+    /// The site of this L1: built if it is not there yet.
+    pub fn ensure(record: &Path) -> Result<Self> {
+        if let Ok(text) = fs::read(record) {
+            return serde_json::from_slice(&text).context("the site's record is damaged");
+        }
+        let site = Self::build().context("cannot build the two hosts")?;
+        fs::write(record, serde_json::to_vec(&site)?)?;
+        Ok(site)
+    }
+
+    fn build() -> Result<Self> {
+        for name in ["hA", "hB", "sw", "client"] {
+            // What an attempt that failed has left behind.
+            let _ = ip(&["netns", "del", name]);
+            ip(&["netns", "add", name])?;
+        }
+        let mut lines = vec![
+            "link add sw0 type bridge ageing_time 30000".to_owned(),
+            "link set sw0 up".to_owned(),
+        ];
+        for cable in &CABLES {
+            let device = virtio_netdev(cable.port_slot)?;
+            ip(&["link", "set", &device, "netns", "sw", "name", cable.port])?;
+            let state = if cable.model == "igb" { "up" } else { "down" };
+            lines.push(format!("link set {} master sw0 {state}", cable.port));
+        }
+        ip_batch(Some("sw"), &lines)?;
+        ip(&[
+            "link", "add", "eth0", "netns", "client", "type", "veth", "peer", "name", "client",
+            "netns", "sw",
+        ])?;
+        ip(&["-n", "sw", "link", "set", "client", "master", "sw0", "up"])?;
+        ip_batch(
+            Some("client"),
+            &[
+                "link set lo up",
+                "link set eth0 up",
+                "addr add 10.9.0.1/24 dev eth0",
+                "addr add 10.9.1.1/24 dev eth0",
+            ]
+            .map(str::to_owned),
+        )?;
+        let hosts = [Self::host(0)?, Self::host(1)?];
+        ip(&[
+            "link", "add", "mig", "netns", "hA", "type", "veth", "peer", "name", "mig", "netns",
+            "hB",
+        ])?;
+        for host in &hosts {
+            let lines = [
+                format!("addr add {}/24 dev mig", host.address),
+                "link set mig up".to_owned(),
+            ];
+            ip_batch(host.netns.as_deref(), &lines)?;
+        }
+        Ok(Self {
+            hosts,
+            client: Some("client".to_owned()),
+            switch: Some(("sw".to_owned(), "sw0".to_owned())),
+        })
+    }
+
+    fn host(index: usize) -> Result<Host> {
+        let letter = if index == 0 { "A" } else { "B" };
+        let (Some(cable), Some(extra)) = (CABLES.get(index), CABLES.get(index + 2)) else {
+            bail!("there are two hosts only");
+        };
+        let netns = format!("h{letter}");
+        let uplink_device = PathBuf::from(PCI).join(behind_port(cable.nic_slot)?);
+        let found = netdev_of(&uplink_device).context("the uplink has no driver")?;
+        let uplink = format!("pf{letter}");
+        ip(&["link", "set", &found, "name", &uplink, "up"])?;
+        fs::write(uplink_device.join("sriov_numvfs"), MACS.len().to_string())
+            .context("create the VFs")?;
+        let mut functions = Vec::new();
+        for (number, mac) in MACS.iter().enumerate() {
+            let link = uplink_device.join(format!("virtfn{number}"));
+            let function = wait_for("a VF", || {
+                fs::read_link(&link).ok().map(|path| name_of(&path))
+            })?;
+            // Before any driver of a guest's probes it: the guest pairs by this address.
+            ip(&[
+                "link",
+                "set",
+                &uplink,
+                "vf",
+                &number.to_string(),
+                "mac",
+                mac,
+            ])?;
+            bind_vfio(&function)?;
+            functions.push(function);
+        }
+        ip(&["link", "set", &uplink, "netns", &netns])?;
+        let bridge = format!("br{letter}");
+        let taps: Vec<String> = (0..MACS.len())
+            .map(|number| format!("tap{letter}{number}"))
+            .collect();
+        let mut lines = vec![
+            "link set lo up".to_owned(),
+            format!("link add {bridge} type bridge"),
+            format!("link set {bridge} up"),
+            format!("link set {uplink} master {bridge} up"),
+        ];
+        for tap in &taps {
+            lines.push(format!("tuntap add dev {tap} mode tap"));
+            lines.push(format!("link set {tap} master {bridge} up"));
+        }
+        ip_batch(Some(&netns), &lines)?;
+        let e1000e = behind_port(extra.nic_slot)?;
+        bind_vfio(&e1000e)?;
+        Ok(Host {
+            netns: Some(netns),
+            bridge,
+            taps,
+            uplink,
+            functions,
+            e1000e: Some(e1000e),
+            e1000e_port: extra.port.to_owned(),
+            address: Ipv4Addr::new(10, 1, 0, u8::try_from(index + 1)?),
+        })
+    }
+
+    /// Undoes what a guest or a VMM may have left: learnt addresses, moved settings, lost bindings.
+    pub fn reset(&self, primary: PrimaryKind) -> Result<()> {
+        for host in &self.hosts {
+            let netns = host.netns.as_deref();
+            let mut lines = vec![
+                format!(
+                    "link set {} type bridge_slave learning on flood on",
+                    host.uplink
+                ),
+                format!("link set {} type bridge fdb_flush", host.bridge),
+            ];
+            // While the e1000e is the primary, no filter of a VF may hold the guest's address.
+            for (number, mac) in MACS.iter().enumerate() {
+                let mac = if primary == PrimaryKind::Vf {
+                    mac
+                } else {
+                    "00:00:00:00:00:00"
+                };
+                lines.push(format!("link set {} vf {number} mac {mac}", host.uplink));
+            }
+            for tap in &host.taps {
+                lines.push(format!(
+                    "link set {tap} type bridge_slave learning on flood on"
+                ));
+            }
+            ip_batch(netns, &lines)?;
+            for device in host.functions.iter().chain(&host.e1000e) {
+                bind_vfio(device)?;
+            }
+        }
+        if let Some((netns, bridge)) = &self.switch {
+            let state = if primary == PrimaryKind::E1000e {
+                "up"
+            } else {
+                "down"
+            };
+            let mut lines = vec![format!("link set {bridge} type bridge fdb_flush")];
+            lines.extend(
+                self.hosts
+                    .iter()
+                    .map(|host| format!("link set {} {state}", host.e1000e_port)),
+            );
+            ip_batch(Some(netns), &lines)?;
+        }
+        if let Some(client) = &self.client {
+            ip(&["-n", client, "neigh", "flush", "all"])?;
+        }
+        Ok(())
+    }
+}
