@@ -509,13 +509,6 @@ impl ConfigSpace {
         self.word(regs::COMMAND.into())
     }
 
-    /// The device itself changes the command register.
-    pub(crate) fn set_command(&mut self, value: u16) {
-        let [low, high] = value.to_le_bytes();
-        self.ours[usize::from(regs::COMMAND)] = low;
-        self.ours[usize::from(regs::COMMAND) + 1] = high;
-    }
-
     /// The pin's number, 0 where there is none.
     pub(crate) fn pin(&self) -> u8 {
         self.ours[usize::from(regs::INTERRUPT_PIN)]

@@ -4,7 +4,7 @@ use crate::dma::{DmaMap, DmaProgress};
 use crate::error::VfioError;
 use crate::host::{HostDevice, holder_of};
 use crate::kernel::{ContainerFile, DeviceFile, GroupFile};
-use memory::GuestRam;
+use memory::Ram;
 use pci::Platform;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Making one opens nothing. The first function's group brings the kernel's container into being and maps guest
 /// memory; when the last function is dropped both go.
 pub struct Container {
-    ram: GuestRam,
+    ram: Arc<Ram>,
     platform: Arc<dyn Platform>,
     state: Mutex<State>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Membership {
 
 impl Container {
     /// A container for functions that reach `ram`.
-    pub fn new(ram: GuestRam, platform: Arc<dyn Platform>) -> Arc<Self> {
+    pub fn new(ram: Arc<Ram>, platform: Arc<dyn Platform>) -> Arc<Self> {
         Arc::new(Self {
             ram,
             platform,
@@ -164,7 +164,7 @@ impl Container {
             let space = container
                 .set_type1v2()
                 .map_err(failed("set up the IOMMU"))
-                .and_then(|()| DmaMap::map(&container, &self.ram, name, hook));
+                .and_then(|()| self.map(&container, name, hook));
             match space {
                 Ok(map) => state.space = Some((container, map)),
                 Err(error) => {
@@ -174,6 +174,19 @@ impl Container {
             }
         }
         Ok(group)
+    }
+
+    /// Maps guest memory, which from now on stays where it is: a page given back to the host and had again would be
+    /// another one for the guest and still the old one for the function.
+    fn map(
+        &self,
+        container: &ContainerFile,
+        device: &str,
+        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
+    ) -> Result<DmaMap, VfioError> {
+        self.ram.set_discard_allowed(false);
+        DmaMap::map(container, self.ram.guest(), device, hook)
+            .inspect_err(|_| self.ram.set_discard_allowed(true))
     }
 
     fn close_group(&self, group: &GroupFile, number: u32) {
@@ -203,6 +216,7 @@ impl Container {
             && let Some((container, map)) = &mut state.space
         {
             map.unmap(container);
+            self.ram.set_discard_allowed(true);
         }
         if let Some((group, _)) = group {
             self.close_group(&group, number);

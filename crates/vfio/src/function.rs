@@ -207,7 +207,7 @@ pub(crate) mod tests {
     impl Hardware for FakeHardware {
         fn region(&self, index: u32) -> io::Result<RegionInfo> {
             let size = match index {
-                0..6 => VF_BARS[index as usize],
+                0..=5 => VF_BARS[index as usize],
                 7 => self.config.lock().unwrap().len() as u64,
                 _ => 0,
             };

@@ -136,6 +136,8 @@ fn outward(range: &Range<u64>, page: u64) -> Range<u64> {
 }
 
 #[cfg(test)]
+// One range in a list is just that here.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
