@@ -6,24 +6,52 @@
 //! [`PciDevice`]. Both are small on purpose: a physical function passed through by VFIO, a virtio device and
 //! a root port look alike from here.
 
+mod acpi_hotplug;
 mod address;
+mod address_map;
+mod bridge_windows;
+mod config_access;
 mod config_layout;
 mod config_space;
 mod device;
 mod express;
+mod host_bridge;
+mod hotplug;
+mod intx;
 mod lock;
 mod msi;
 mod msix;
 mod platform;
 pub mod regs;
+mod root_complex;
+mod root_port;
+mod slot_error;
+mod slot_event;
+mod slot_registers;
+mod snapshot;
 #[cfg(test)]
 mod testing;
+mod topology;
 
+pub use acpi_hotplug::{ACPI_HOTPLUG_BASE, ACPI_HOTPLUG_PORTS, AcpiHotplug, RaiseGpe};
 pub use address::{Bdf, BdfParseError};
+pub use address_map::HostWindows;
+pub use bridge_windows::BridgeWindows;
+pub use config_access::{CONFIG_PORTS_BASE, ConfigPorts, ECAM_BUS_BYTES, Ecam};
 pub use config_layout::{ConfigLayout, HeaderKind, Identity, LayoutError};
 pub use config_space::{CONFIG_SPACE_BYTES, ConfigMismatch, ConfigSpace};
 pub use device::{BAR_COUNT, BarKind, BarRegion, Decode, PciDevice, ROM_BAR, StateError};
 pub use express::{ExpressKind, add_express_capability, flr_requested};
+pub use host_bridge::HostBridge;
+pub use hotplug::{Hotplug, Withdrawal};
+pub use intx::{IntxWiring, pirq, swizzle};
 pub use msi::Msi;
 pub use msix::{MSIX_ENTRY_BYTES, MSIX_MAX_VECTORS, Msix, MsixPlace, MsixSaved};
 pub use platform::{BarMapping, DoorbellWidth, IntxLine, MsiMessage, MsiVector, Platform};
+pub use root_complex::RootComplex;
+pub use root_port::{RootPort, RootPortConfig, RootPortError, SlotDriver};
+pub use slot_error::SlotError;
+pub use slot_event::{LetGoCause, SlotEvent, SlotListener};
+pub use slot_registers::PowerIndicator;
+pub use snapshot::{BridgeSnapshot, BusSnapshot, FunctionSnapshot, RegionSnapshot};
+pub use topology::{Function, ROOT_BUS};

@@ -1,10 +1,15 @@
 //! A platform that records what is asked of it, and functions to put into slots: for this crate's tests only.
 
+use crate::address_map::HostWindows;
 use crate::config_layout::{ConfigLayout, Identity};
 use crate::config_space::ConfigSpace;
 use crate::device::{BarKind, Decode, PciDevice, StateError};
 use crate::lock::lock;
 use crate::platform::{BarMapping, DoorbellWidth, IntxLine, MsiMessage, MsiVector, Platform};
+use crate::root_complex::RootComplex;
+use crate::root_port::{RootPort, RootPortConfig, SlotDriver};
+use crate::slot_event::{SlotEvent, SlotListener};
+use crate::topology::Function;
 use std::io;
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -89,6 +94,81 @@ impl Platform for RecordingPlatform {
     fn vfio_file(&self, _: std::os::fd::BorrowedFd<'_>, _: bool) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[derive(Default)]
+pub(crate) struct TestLine {
+    pub(crate) asserted: Mutex<bool>,
+}
+
+impl IntxLine for TestLine {
+    fn set(&self, asserted: bool) {
+        *lock(&self.asserted) = asserted;
+    }
+
+    fn drive_by(&self, _: Option<(&EventFd, &EventFd)>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Writes down what slots tell.
+#[derive(Default)]
+pub(crate) struct Ear {
+    heard: Mutex<Vec<SlotEvent>>,
+}
+
+impl SlotListener for Ear {
+    fn slot_event(&self, event: SlotEvent) {
+        lock(&self.heard).push(event);
+    }
+}
+
+impl Ear {
+    /// What it heard since the last call.
+    pub(crate) fn heard(&self) -> Vec<String> {
+        let heard = std::mem::take(&mut *lock(&self.heard));
+        heard.iter().map(|event| format!("{event:?}")).collect()
+    }
+}
+
+pub(crate) const MEM32: (u64, u64) = (0xc000_0000, 0xfebf_ffff);
+pub(crate) const MEM64: (u64, u64) = (0x80_0000_0000, 0xff_ffff_ffff);
+pub(crate) const IO: (u64, u64) = (0x1000, 0xffff);
+
+/// An empty root complex with windows as a q35 machine has them.
+pub(crate) fn complex() -> Arc<RootComplex> {
+    let windows = HostWindows {
+        io: vec![IO.0..=IO.1],
+        memory: vec![MEM32.0..=MEM32.1, MEM64.0..=MEM64.1],
+    };
+    let wiring = Box::new(|_| Arc::new(TestLine::default()) as Arc<dyn IntxLine>);
+    Arc::new(RootComplex::new(windows, wiring))
+}
+
+pub(crate) fn function(id: &str, device: Arc<dyn PciDevice>) -> Function {
+    Function {
+        id: id.to_owned(),
+        model: "fake-nic".to_owned(),
+        acpi_index: 0,
+        device,
+    }
+}
+
+pub(crate) fn port(id: &str, slot: u16, driven_by: SlotDriver) -> (Arc<RootPort>, Arc<TestVector>) {
+    let platform = RecordingPlatform::default();
+    let config = RootPortConfig {
+        id: id.to_owned(),
+        chassis: 1,
+        slot,
+        port: 0,
+        hotplug: true,
+        native_hotplug: true,
+        driven_by,
+        multifunction: false,
+    };
+    let port = Arc::new(RootPort::new(config, &platform).unwrap());
+    let vector = lock(&platform.made).pop().unwrap();
+    (port, vector)
 }
 
 /// What a [`FakeFunction`] was told.
