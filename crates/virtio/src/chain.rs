@@ -87,7 +87,7 @@ fn walk(
                 || !table.indirect
                 || descriptor.has_next()
                 || len == 0
-                || len % DESCRIPTOR_BYTES != 0
+                || !len.is_multiple_of(DESCRIPTOR_BYTES)
             {
                 return Err(RingError::Indirect);
             }

@@ -17,6 +17,7 @@
 //! ([`IoBuffer`]) that only the kernel or a copy touches. A driver is hostile: what it can do to a ring ends
 //! in a device that asks for a reset, never in a panic, an endless loop or an access outside of RAM.
 
+mod blk;
 mod chain;
 mod device;
 pub mod features;
@@ -24,10 +25,13 @@ mod io_buffer;
 mod lock;
 mod net;
 mod queue;
+mod rng;
 mod signals;
+mod single;
 mod transport;
 mod worker;
 
+pub use blk::{BlkConfig, VirtioBlk};
 pub use chain::{CHAIN_MAX, RingError};
 pub use device::{DeviceKind, Run, VirtioDevice};
 pub use io_buffer::{
@@ -38,5 +42,6 @@ pub use net::{
     NetListener, Offloads, RxFilter, Unconnected, VNET_HEADER_BYTES, VirtioNet, unless_blocked,
 };
 pub use queue::{QueueSetup, Virtqueue};
+pub use rng::{RngConfig, RngLimit, VirtioRng};
 pub use signals::Signals;
 pub use transport::{PciConfig, VirtioError, VirtioPci};

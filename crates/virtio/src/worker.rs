@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -136,12 +137,15 @@ impl Sleep {
         self.control(ControlOperation::Modify, fd.as_raw_fd(), events, token)
     }
 
-    /// Sleeps until something happens, or only looks (`sleep` false). Returns token and "writable" of each event.
+    /// Sleeps until something happens, at most so long; `None`: however long. Returns token and kind of each event.
     pub(crate) fn wait(
         &mut self,
-        sleep: bool,
+        at_most: Option<Duration>,
     ) -> io::Result<impl Iterator<Item = (u64, EventSet)> + '_> {
-        let timeout = if sleep { -1 } else { 0 };
+        // Rounded up, so as not to spin through the last millisecond.
+        let timeout = at_most.map_or(-1, |time| {
+            i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+        });
         let count = match self.epoll.wait(timeout, &mut self.events) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             other => other?,

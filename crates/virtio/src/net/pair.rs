@@ -13,6 +13,7 @@ use memory::GuestRam;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -167,7 +168,7 @@ impl Serving<'_> {
                 busy |= rx.ready && !rx.starved;
             }
             self.watch_writable(sources, blocked)?;
-            for (token, events) in sources.sleep.wait(!busy)? {
+            for (token, events) in sources.sleep.wait(busy.then_some(Duration::ZERO))? {
                 match token {
                     RX => rx_kicked = true,
                     TX => {

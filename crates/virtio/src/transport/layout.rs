@@ -150,7 +150,7 @@ impl Places {
         (matches!(access.length, 1 | 2 | 4)
             && access.length <= len
             && access.bar == STRUCTURES_BAR
-            && access.offset % access.length as u64 == 0
+            && access.offset.is_multiple_of(access.length as u64)
             && end <= STRUCTURES_BYTES)
             .then_some(access)
     }

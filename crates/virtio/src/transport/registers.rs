@@ -1,9 +1,8 @@
 //! The common configuration structure (virtio 1.2, section 4.1.4.3).
 
 use super::State;
-use super::layout::NOTIFY_MULTIPLIER;
 use crate::queue::QueueSetup;
-use crate::signals::{NO_VECTOR, Signals};
+use crate::signals::Signals;
 
 /// The driver has seen the device.
 pub(super) const STATUS_ACKNOWLEDGE: u8 = 1;
@@ -90,7 +89,6 @@ impl State {
             0x34 => queue.used >> 32,
             _ => 0,
         };
-        debug_assert!(NOTIFY_MULTIPLIER == 4);
         for (byte, from) in data.iter_mut().zip(value.to_le_bytes()) {
             *byte = from;
         }
@@ -166,6 +164,5 @@ impl State {
                 ..QueueSetup::default()
             };
         }
-        let _ = NO_VECTOR;
     }
 }
