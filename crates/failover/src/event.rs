@@ -104,6 +104,11 @@ pub enum Action {
         /// Id of the standby.
         standby: String,
     },
+    /// The guest runs on another host: take its address out of this host's switch.
+    SteerAway {
+        /// Id of the standby.
+        standby: String,
+    },
     /// Announce the guest's addresses towards the host through the standby's backend.
     Announce {
         /// Id of the standby.

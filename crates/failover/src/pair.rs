@@ -109,6 +109,10 @@ impl Pair {
         self.state.in_guest()
     }
 
+    pub(crate) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     pub(crate) fn set_guest_running(&mut self, running: bool) {
         self.guest_running = running;
     }
@@ -724,6 +728,9 @@ impl Pair {
     /// The guest runs on the target. Precondition: not [`Pair::in_guest`].
     pub(crate) fn migration_completed(&mut self, now: Moment, out: &mut Vec<Action>) -> Step {
         self.hold = Hold::Completed;
+        out.push(Action::SteerAway {
+            standby: self.standby.clone(),
+        });
         if let State::Parked(why) = self.state {
             self.go(now, State::Released(why))?;
             out.push(Action::Release {

@@ -124,6 +124,14 @@ impl Pairs {
         self.timing
     }
 
+    /// Changes the waits; those that have begun end as they were to end.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        for (_, pair) in &mut self.pairs {
+            pair.set_timing(timing);
+        }
+    }
+
     /// Whether the vCPUs run: a stopped guest cannot answer, and that is then the reason told.
     pub fn set_guest_running(&mut self, running: bool) {
         self.guest_running = running;

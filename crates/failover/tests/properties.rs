@@ -185,6 +185,10 @@ impl World {
                     );
                     p.steered_to_primary = true;
                 }
+                Action::SteerAway { standby } => {
+                    assert_eq!(self.pairs.gate(), Gate::Completed);
+                    self.places[index(&standby)].steered_to_primary = false;
+                }
                 Action::Announce { .. } => {}
                 Action::Delete { primary } => {
                     let p = &mut self.places[index(&primary)];

@@ -177,10 +177,11 @@ fn migration_asks_last_created_first_and_proceeds_when_the_last_guest_let_go() {
     );
 
     let done = pairs.migration_completed(NOW).unwrap();
-    assert_eq!(
-        done,
-        ["primary0", "primary1"].map(|p| Action::Release { primary: p.into() })
-    );
+    let left = |n| {
+        let (standby, primary) = ids(n);
+        [Action::SteerAway { standby }, Action::Release { primary }]
+    };
+    assert_eq!(done, [left(0), left(1)].concat());
     // `cont` on the source brings them back.
     let back = pairs.source_continued(NOW).unwrap();
     assert!(back.ends_with(&[plug(0), plug(1)]));

@@ -12,6 +12,7 @@ use net::Offload;
 use net::announce::rarp;
 use net::tap::{Script, Tap, TapConfig, TapError, TapSource, VNET_HEADER_BYTES};
 use netns::{eventually, in_namespace, sh};
+use virtio::{IoBuffer, NetBackend, Offloads};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
 
@@ -113,6 +114,70 @@ fn frames_pass_both_ways_with_and_without_a_header() {
             told.split(':').next(),
             Some(with.index().unwrap().to_string().as_str())
         );
+    });
+}
+
+/// As the virtio-net device uses it: frames scattered over spans of memory, nothing blocks.
+#[test]
+fn it_serves_the_virtio_device() {
+    in_namespace(|| {
+        sh("ip link add br0 type bridge");
+        sh("ip link set br0 up");
+        let mut taps = ["ta", "tb"].map(|name| {
+            sh(&format!("ip tuntap add dev {name} mode tap"));
+            sh(&format!("ip link set {name} master br0 up mtu 1400"));
+            Tap::open(plain(name)).unwrap()
+        });
+        eventually("the bridge forwards", || {
+            (sh("bridge link").matches("state forwarding").count() == 2).then_some(())
+        });
+        let [from, to] = taps.each_mut().map(|t| &*t as &dyn NetBackend);
+        assert_eq!(
+            (from.mtu(), from.queue_pairs(), from.vnet_header()),
+            (Some(1400), 1, true)
+        );
+        assert!(
+            from.offloads()
+                .contains(Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6)
+        );
+        to.set_offloads(Offloads::CSUM | Offloads::TSO4).unwrap();
+        to.set_pair_enabled(0, true).unwrap();
+
+        let frame = rarp(MAC, None);
+        let mut header = [0u8; VNET_HEADER_BYTES as usize];
+        let (mut start, mut end) = (frame[..20].to_vec(), frame[20..].to_vec());
+        let sent = from
+            .send(
+                0,
+                &[
+                    IoBuffer::of_bytes(&mut header),
+                    IoBuffer::of_bytes(&mut start),
+                    IoBuffer::of_bytes(&mut end),
+                ],
+            )
+            .unwrap();
+        assert_eq!(sent, Some(72));
+
+        let got = eventually("the frame", || {
+            let (mut header, mut body) = ([0xffu8; 12], [0u8; 1500]);
+            let spans = [
+                IoBuffer::of_bytes(&mut header),
+                IoBuffer::of_bytes(&mut body),
+            ];
+            let n = to.recv(0, &spans).unwrap()?;
+            // One buffer, in the header that the mergeable form has.
+            assert_eq!(header[10..], [0, 0]);
+            body[..n - 12]
+                .starts_with(&frame[..14])
+                .then(|| body[..n - 12].to_vec())
+        });
+        assert_eq!(got, frame);
+        assert!(to.poll_fd(0).is_some() && to.poll_fd(1).is_none());
+        assert!(to.recv(1, &[]).is_err());
+
+        sh("ip link set ta down");
+        let mut again = [vec![0u8; 12], frame].concat();
+        assert!(from.send(0, &[IoBuffer::of_bytes(&mut again)]).is_err());
     });
 }
 

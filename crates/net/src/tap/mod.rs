@@ -13,6 +13,7 @@
 //!   guest queue pair n ── fd n ─┘
 //! ```
 
+mod backend;
 mod error;
 mod ioctl;
 mod script;
