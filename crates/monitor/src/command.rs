@@ -389,7 +389,7 @@ commands! {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyCommand {
     /// For the machine.
-    Machine(Command),
+    Machine(Box<Command>),
     /// For the monitor.
     Session(SessionCommand),
 }
@@ -405,7 +405,7 @@ impl AnyCommand {
                 return decoded.map(Self::Session);
             }
         } else if let Some(decoded) = Command::decode(name, arguments) {
-            return decoded.map(Self::Machine);
+            return decoded.map(|command| Self::Machine(Box::new(command)));
         }
         Err(QmpError::command_not_found(format!(
             "The command {name} has not been found"

@@ -100,12 +100,12 @@ qapi_enum! {
 qapi_struct! {
     /// Three numbers of a version.
     pub struct VersionTriple {
-        /// The major number.
-        major: u32 = "major",
-        /// The minor number.
-        minor: u32 = "minor",
         /// The micro number.
         micro: u32 = "micro",
+        /// The minor number.
+        minor: u32 = "minor",
+        /// The major number.
+        major: u32 = "major",
     }
 
     /// `query-version`.

@@ -1,0 +1,239 @@
+//! The words of a line, by the parameters that its command declares.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// What a command's parameter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A switch of one letter, as `-d`.
+    Flag(char),
+    /// A word; quotes allow spaces in it.
+    Word,
+    /// The rest of the line.
+    Rest,
+}
+
+/// A command's parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parameter {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) optional: bool,
+}
+
+/// `-d` and the like.
+pub(crate) const fn flag(name: &'static str, letter: char) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Flag(letter),
+        optional: true,
+    }
+}
+/// A word that must be there.
+pub(crate) const fn word(name: &'static str) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Word,
+        optional: false,
+    }
+}
+/// A word that may be there.
+pub(crate) const fn maybe(name: &'static str) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Word,
+        optional: true,
+    }
+}
+/// The rest of the line, which must not be empty.
+pub(crate) const fn rest(name: &'static str) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Rest,
+        optional: false,
+    }
+}
+
+/// What was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Arguments {
+    given: BTreeMap<&'static str, String>,
+}
+
+impl Arguments {
+    /// Reads `line` (without the command's name) by the parameters of `command`.
+    ///
+    /// # Errors
+    /// A word is missing or too many, or a quote is not closed.
+    pub(crate) fn parse(
+        command: &str,
+        parameters: &[Parameter],
+        line: &str,
+    ) -> Result<Self, String> {
+        let wrong = |what: String| {
+            format!("{command}: {what}\nTry \"help {command}\" for more information\n")
+        };
+        let mut given = BTreeMap::new();
+        let mut left = line.trim();
+        for parameter in parameters {
+            match parameter.kind {
+                Kind::Flag(letter) => {
+                    let mut word = left.split_whitespace();
+                    if word
+                        .next()
+                        .and_then(|first| first.strip_prefix('-'))
+                        .is_some_and(|l| l.chars().eq([letter]))
+                    {
+                        given.insert(parameter.name, String::new());
+                        left = left.get(2..).unwrap_or_default().trim_start();
+                    }
+                }
+                Kind::Rest => {
+                    if !left.is_empty() {
+                        given.insert(parameter.name, left.to_owned());
+                        left = "";
+                    }
+                }
+                Kind::Word => {
+                    if let Some((word, after)) = take_word(left).map_err(&wrong)? {
+                        given.insert(parameter.name, word);
+                        left = after;
+                    }
+                }
+            }
+            if !parameter.optional && !given.contains_key(parameter.name) {
+                return Err(wrong(format!("{} expected", parameter.name)));
+            }
+        }
+        if !left.is_empty() {
+            return Err(wrong(format!(
+                "extraneous characters at the end of line: '{left}'"
+            )));
+        }
+        Ok(Self { given })
+    }
+
+    /// The flag was given.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// The word, when it was given.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.given.get(name).map(String::as_str)
+    }
+
+    /// The word; empty when it was not given, which [`parse`](Self::parse) excludes for one that is mandatory.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.get(name).unwrap_or_default().to_owned()
+    }
+
+    /// The word as `on` or `off`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(crate) fn switch(&self, name: &str) -> Result<bool, String> {
+        match self.get(name) {
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            _ => Err(format!("Error: Parameter '{name}' expects 'on' or 'off'\n")),
+        }
+    }
+}
+
+fn take_word(line: &str) -> Result<Option<(String, &str)>, String> {
+    let mut word = String::new();
+    let mut chars = line.char_indices();
+    let Some((_, first)) = chars.next() else {
+        return Ok(None);
+    };
+    if first != '"' {
+        let end = line.find(char::is_whitespace).unwrap_or(line.len());
+        let (word, after) = line.split_at(end);
+        return Ok(Some((word.to_owned(), after.trim_start())));
+    }
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => {
+                return Ok(Some((
+                    word,
+                    line.get(at + 1..).unwrap_or_default().trim_start(),
+                )));
+            }
+            '\\' => word.extend(chars.next().map(|(_, c)| c)),
+            c => word.push(c),
+        }
+    }
+    Err("unterminated string literal".to_owned())
+}
+
+/// Reads `first,key=value,key=value`: the first element is the value of `implied` unless it is a `key=value` itself; a key alone is
+/// on; `,,` stands for a comma.
+pub(crate) fn key_values(text: &str, implied: &str) -> Map<String, Value> {
+    let mut elements = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, elements.last_mut()) {
+            (',', _) if chars.peek() != Some(&',') => elements.push(String::new()),
+            (c, Some(element)) => {
+                if c == ',' {
+                    chars.next();
+                }
+                element.push(c);
+            }
+            (_, None) => {}
+        }
+    }
+    let mut members = Map::new();
+    for (i, element) in elements.into_iter().enumerate() {
+        let (key, value) = match element.split_once('=') {
+            Some((key, value)) => (key, value),
+            None if i == 0 => (implied, element.as_str()),
+            None if element.is_empty() => continue,
+            None => (element.as_str(), "on"),
+        };
+        members.insert(key.to_owned(), Value::from(value));
+    }
+    members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn words_flags_and_quotes() {
+        let parameters = [flag("detach", 'd'), word("uri"), maybe("more")];
+        let arguments = Arguments::parse("migrate", &parameters, " -d  \"exec:cat >\\\"x\\\"\" y")
+            .expect("well-formed");
+        assert!(arguments.has("detach"));
+        assert_eq!(arguments.get("uri"), Some("exec:cat >\"x\""));
+        assert_eq!(arguments.get("more"), Some("y"));
+        assert!(Arguments::parse("migrate", &parameters, "-d").is_err());
+        assert!(Arguments::parse("migrate", &parameters, "a b c").is_err());
+        assert!(Arguments::parse("migrate", &parameters, "\"a").is_err());
+        let arguments =
+            Arguments::parse("migrate", &parameters, "-dx").expect("a word that looks like a flag");
+        assert_eq!(
+            (arguments.has("detach"), arguments.get("uri")),
+            (false, Some("-dx"))
+        );
+    }
+
+    #[test]
+    fn key_values_escape_commas() {
+        assert_eq!(
+            Value::Object(key_values(
+                "virtio-net-pci,id=a,,b,failover,mac=x=y",
+                "driver"
+            )),
+            json!({"driver": "virtio-net-pci", "id": "a,b", "failover": "on", "mac": "x=y"})
+        );
+        assert_eq!(
+            Value::Object(key_values("id=x,driver=y,", "driver")),
+            json!({"id": "x", "driver": "y"})
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! The commands that drive a migration by hand.
+
+use super::Machine;
+use super::arguments::Arguments;
+use super::print;
+use super::table::{Action, Context};
+use crate::command::Command;
+use crate::qapi::{Path, QapiType};
+use crate::types::*;
+use serde_json::{Map, Value};
+use std::thread;
+use std::time::Duration;
+
+/// How often a waiting `migrate` looks whether it is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// `migrate [-d] uri`.
+pub(crate) fn migrate(arguments: &Arguments, context: &Context<'_>) -> Result<Action, String> {
+    let command = Command::Migrate {
+        uri: Some(arguments.text("uri")),
+        channels: None,
+        detach: Some(true),
+        resume: arguments.has("resume").then_some(true),
+        blk: None,
+        inc: None,
+    };
+    // A program that sends a line by QMP must not be held up by it.
+    if arguments.has("detach") || context.in_qmp {
+        return Ok(Action::silent(command));
+    }
+    Ok(Action::Steps(Box::new(|machine| {
+        wait_for_end(machine, command)
+    })))
+}
+
+fn wait_for_end(machine: &Machine, command: Command) -> String {
+    if let Err(error) = machine.ask(command) {
+        return print::error(&error);
+    }
+    loop {
+        let info = match machine.ask(Command::QueryMigrate) {
+            Ok(response) => MigrationInfo::try_from(response).unwrap_or_default(),
+            Err(error) => return print::error(&error),
+        };
+        match info.status {
+            None | Some(MigrationStatus::None | MigrationStatus::Completed) => {
+                return String::new();
+            }
+            Some(MigrationStatus::Failed) => {
+                return format!(
+                    "Error: {}\n",
+                    info.error_desc
+                        .unwrap_or_else(|| "the migration failed".to_owned())
+                );
+            }
+            Some(MigrationStatus::Cancelled) => {
+                return "Error: the migration was cancelled\n".to_owned();
+            }
+            Some(MigrationStatus::PreSwitchover) => {
+                return "the migration waits for migrate_continue pre-switchover\n".to_owned();
+            }
+            Some(_) => thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// `migrate_continue state`.
+pub(crate) fn migrate_continue(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let state = decode("state", Value::from(arguments.text("state")))?;
+    Ok(Action::silent(Command::MigrateContinue { state }))
+}
+
+fn decode<T: QapiType>(name: &str, value: Value) -> Result<T, String> {
+    T::decode(value, &Path::ROOT.member(name)).map_err(|error| print::error(&error))
+}
+
+/// `migrate_set_capability capability on|off`.
+pub(crate) fn set_capability(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let capability = decode("capability", Value::from(arguments.text("capability")))?;
+    let state = arguments.switch("state")?;
+    let capabilities = vec![MigrationCapabilityStatus { capability, state }];
+    Ok(Action::silent(Command::MigrateSetCapabilities {
+        capabilities,
+    }))
+}
+
+/// Parameters that a person gives in MiB a second unless with a suffix, as in QEMU.
+const RATES: &[&str] = &[
+    "max-bandwidth",
+    "avail-switchover-bandwidth",
+    "max-postcopy-bandwidth",
+];
+/// Parameters that a person gives in bytes unless with a suffix.
+const SIZES: &[&str] = &["xbzrle-cache-size"];
+
+/// `migrate_set_parameter parameter value`.
+pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let name = arguments.text("parameter");
+    let text = arguments.text("value");
+    let value = if RATES.contains(&name.as_str()) {
+        Value::from(size(&name, &text, 1 << 20)?)
+    } else if SIZES.contains(&name.as_str()) {
+        Value::from(size(&name, &text, 1)?)
+    } else {
+        match text.as_str() {
+            "on" => Value::Bool(true),
+            "off" => Value::Bool(false),
+            text => text
+                .parse::<i64>()
+                .map_or_else(|_| Value::from(text), Value::from),
+        }
+    };
+    let mut members = Map::new();
+    members.insert(name, value);
+    let parameters = MigrationParameters::decode(Value::Object(members), &Path::ROOT)
+        .map_err(|error| print::error(&error))?;
+    Ok(Action::silent(Command::MigrateSetParameters(parameters)))
+}
+
+/// `10`, `10M`, `1.5G`: in bytes, with `unit` bytes for a number without a suffix.
+fn size(name: &str, text: &str, unit: u64) -> Result<u64, String> {
+    let wrong = || format!("Error: Parameter '{name}' expects a size, as 10M or 1.5G\n");
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, suffix)) if suffix.is_ascii_alphabetic() => {
+            let shift = match suffix.to_ascii_uppercase() {
+                'B' => 0,
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                'T' => 40,
+                _ => return Err(wrong()),
+            };
+            (text.get(..at).unwrap_or_default(), 1_u64 << shift)
+        }
+        _ => (text, unit),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit).ok_or_else(wrong);
+    }
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit as f64;
+    // Below 2^63, so that the conversion is exact enough and never saturates.
+    if bytes.is_finite() && (0.0..9.2e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// `announce_self [interfaces] [id]`, with the rounds that migrations use by default.
+pub(crate) fn announce_self(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let interfaces = arguments
+        .get("interfaces")
+        .map(|list| list.split(',').map(str::to_owned).collect());
+    Ok(Action::silent(Command::AnnounceSelf(AnnounceParameters {
+        initial_ms: 50,
+        max_ms: 550,
+        rounds: 5,
+        step_ms: 100,
+        interfaces,
+        id: arguments.get("id").map(str::to_owned),
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!(size("x", "32", 1 << 20), Ok(32 << 20));
+        assert_eq!(size("x", "1.5G", 1), Ok(3 << 29));
+        assert_eq!(size("x", "7k", 1), Ok(7 << 10));
+        for wrong in ["", "M", "-1", "1X", "99999999999T", "NaN", "inf"] {
+            assert!(size("x", wrong, 1).is_err(), "{wrong}");
+        }
+    }
+}

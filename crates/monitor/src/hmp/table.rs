@@ -1,0 +1,382 @@
+//! The commands for a person, declared once: how they are written, what help says, what they become.
+
+use super::arguments::{Arguments, Parameter, flag, key_values, maybe, rest, word};
+use super::{Line, Machine, info, migration, print};
+use crate::command::Command;
+use crate::error::QmpError;
+use crate::response::Response;
+use crate::server::Identity;
+use crate::types::*;
+use serde_json::{Map, Value};
+
+/// Prints the response of a command.
+pub(crate) type Print = Box<dyn FnOnce(Response) -> String + Send>;
+
+/// What a line comes to.
+pub(crate) enum Action {
+    /// A text, at once.
+    Text(String),
+    /// A command, and how its response is printed.
+    Submit(Box<Command>, Print),
+    /// Several commands, one after the other.
+    Steps(Box<dyn FnOnce(&Machine) -> String + Send>),
+}
+
+impl Action {
+    /// A command whose success says nothing.
+    pub(crate) fn silent(command: Command) -> Self {
+        Self::Submit(Box::new(command), Box::new(|_| String::new()))
+    }
+
+    /// A command whose response is printed by `print`.
+    pub(crate) fn printed<T>(
+        command: Command,
+        print: impl FnOnce(T) -> String + Send + 'static,
+    ) -> Self
+    where
+        T: TryFrom<Response>,
+    {
+        // The response's type was checked against the command's before it came here.
+        Self::Submit(
+            Box::new(command),
+            Box::new(|response| T::try_from(response).map(print).unwrap_or_default()),
+        )
+    }
+}
+
+/// One command.
+pub(crate) struct HmpCommand {
+    /// Its names; the first is the one in full.
+    pub(crate) names: &'static [&'static str],
+    /// Its parameters, for help.
+    pub(crate) usage: &'static str,
+    /// What it does, for help.
+    pub(crate) help: &'static str,
+    /// Its parameters.
+    pub(crate) parameters: &'static [Parameter],
+    /// What it becomes.
+    pub(crate) run: fn(&Arguments, &Context<'_>) -> Result<Action, String>,
+}
+
+/// What a command may need besides its arguments.
+pub(crate) struct Context<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) in_qmp: bool,
+}
+
+type Run = fn(&Arguments, &Context<'_>) -> Result<Action, String>;
+
+const fn command(
+    names: &'static [&'static str],
+    parameters: &'static [Parameter],
+    usage: &'static str,
+    help: &'static str,
+    run: Run,
+) -> HmpCommand {
+    HmpCommand {
+        names,
+        usage,
+        help,
+        parameters,
+        run,
+    }
+}
+
+static COMMANDS: &[HmpCommand] = &[
+    command(
+        &["help", "?"],
+        &[maybe("cmd"), maybe("sub")],
+        "[cmd]",
+        "show the help",
+        help,
+    ),
+    command(
+        &["info"],
+        &[maybe("item"), maybe("argument")],
+        "[subcommand]",
+        "show the state of the VM",
+        info::run,
+    ),
+    command(&["stop", "s"], &[], "", "stop the vCPUs", |_, _| {
+        Ok(Action::silent(Command::Stop))
+    }),
+    command(&["cont", "c"], &[], "", "let the vCPUs run", |_, _| {
+        Ok(Action::silent(Command::Cont))
+    }),
+    command(&["system_reset"], &[], "", "reset the machine", |_, _| {
+        Ok(Action::silent(Command::SystemReset))
+    }),
+    command(
+        &["system_powerdown"],
+        &[],
+        "",
+        "press the power button",
+        |_, _| Ok(Action::silent(Command::SystemPowerdown)),
+    ),
+    command(&["quit", "q"], &[], "", "end the program", |_, _| {
+        Ok(Action::silent(Command::Quit))
+    }),
+    command(
+        &["device_add"],
+        &[rest("device")],
+        "driver[,prop=value][,...]",
+        "add a device, like -device on the command line",
+        device_add,
+    ),
+    command(
+        &["device_del"],
+        &[word("id")],
+        "device",
+        "ask the guest to let go of a device, and remove it",
+        |a, _| Ok(Action::silent(Command::DeviceDel { id: a.text("id") })),
+    ),
+    command(
+        &["netdev_add"],
+        &[rest("netdev")],
+        "type,id=str[,prop=value][,...]",
+        "add the host's side of a NIC, like -netdev on the command line",
+        |a, _| {
+            let (kind, members) = kind_and_members(&a.text("netdev"), "type")?;
+            Ok(Action::silent(Command::NetdevAdd(NetdevOptions::new(
+                kind,
+                members,
+                Syntax::KeyValue,
+            ))))
+        },
+    ),
+    command(
+        &["netdev_del"],
+        &[word("id")],
+        "id",
+        "remove the host's side of a NIC",
+        |a, _| Ok(Action::silent(Command::NetdevDel { id: a.text("id") })),
+    ),
+    command(
+        &["object_add"],
+        &[rest("object")],
+        "qom-type,id=str[,prop=value][,...]",
+        "add an object, like -object on the command line",
+        |a, _| {
+            let (kind, members) = kind_and_members(&a.text("object"), "qom-type")?;
+            Ok(Action::silent(Command::ObjectAdd(ObjectOptions::new(
+                kind,
+                members,
+                Syntax::KeyValue,
+            ))))
+        },
+    ),
+    command(
+        &["object_del"],
+        &[word("id")],
+        "id",
+        "remove an object",
+        |a, _| Ok(Action::silent(Command::ObjectDel { id: a.text("id") })),
+    ),
+    command(
+        &["set_link"],
+        &[word("name"), word("up")],
+        "name on|off",
+        "take the link of a NIC up or down",
+        |a, _| {
+            Ok(Action::silent(Command::SetLink {
+                name: a.text("name"),
+                up: a.switch("up")?,
+            }))
+        },
+    ),
+    command(
+        &["announce_self"],
+        &[maybe("interfaces"), maybe("id")],
+        "[interfaces] [id]",
+        "announce the NICs to the network",
+        migration::announce_self,
+    ),
+    command(
+        &["migrate"],
+        &[flag("detach", 'd'), flag("resume", 'r'), rest("uri")],
+        "[-d] [-r] uri",
+        "migrate to URI (with -d: do not wait for it to end)",
+        migration::migrate,
+    ),
+    command(
+        &["migrate_cancel"],
+        &[],
+        "",
+        "cancel the migration",
+        |_, _| Ok(Action::silent(Command::MigrateCancel)),
+    ),
+    command(
+        &["migrate_continue"],
+        &[word("state")],
+        "state",
+        "go on with a migration that waits in the given state",
+        migration::migrate_continue,
+    ),
+    command(
+        &["migrate_incoming"],
+        &[rest("uri")],
+        "uri",
+        "start to listen for a migration (after -incoming defer)",
+        |a, _| {
+            let command = Command::MigrateIncoming {
+                uri: Some(a.text("uri")),
+                channels: None,
+                exit_on_error: None,
+            };
+            Ok(Action::silent(command))
+        },
+    ),
+    command(
+        &["migrate_pause"],
+        &[],
+        "",
+        "pause a post-copy migration",
+        |_, _| Ok(Action::silent(Command::MigratePause)),
+    ),
+    command(
+        &["migrate_recover"],
+        &[rest("uri")],
+        "uri",
+        "listen for a paused post-copy migration to resume",
+        |a, _| {
+            Ok(Action::silent(Command::MigrateRecover {
+                uri: a.text("uri"),
+            }))
+        },
+    ),
+    command(
+        &["migrate_set_capability"],
+        &[word("capability"), word("state")],
+        "capability on|off",
+        "switch what migrations can do",
+        migration::set_capability,
+    ),
+    command(
+        &["migrate_set_parameter"],
+        &[word("parameter"), rest("value")],
+        "parameter value",
+        "set a parameter of migrations",
+        migration::set_parameter,
+    ),
+    command(
+        &["failover_switch"],
+        &[word("id"), word("path")],
+        "standby-id standby|primary",
+        "move the traffic of a pair to one of its devices",
+        |a, _| {
+            let path = a.text("path");
+            let path = FailoverPath::from_wire(&path).ok_or_else(|| {
+                format!("Error: Parameter 'path' does not accept value '{path}'\n")
+            })?;
+            Ok(Action::silent(Command::FailoverSwitch {
+                id: a.text("id"),
+                path,
+            }))
+        },
+    ),
+    command(
+        &["qom-list"],
+        &[word("path")],
+        "path",
+        "list the properties of an object",
+        |a, _| {
+            Ok(Action::printed(
+                Command::QomList {
+                    path: a.text("path"),
+                },
+                print::properties,
+            ))
+        },
+    ),
+    command(
+        &["qom-get"],
+        &[word("path"), word("property")],
+        "path property",
+        "print a property of an object",
+        |a, _| {
+            let command = Command::QomGet {
+                path: a.text("path"),
+                property: a.text("property"),
+            };
+            Ok(Action::printed(command, |value: Value| {
+                format!("{value:#}\n")
+            }))
+        },
+    ),
+];
+
+/// What a line comes to.
+///
+/// # Errors
+/// What to print instead: the line is not understood.
+pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, String> {
+    let text = line.text.trim();
+    let (name, arguments) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    if name.is_empty() {
+        return Ok(Action::Text(String::new()));
+    }
+    let command = find(name).ok_or_else(|| format!("unknown command: '{name}'\n"))?;
+    let arguments = Arguments::parse(name, command.parameters, arguments)?;
+    (command.run)(
+        &arguments,
+        &Context {
+            identity,
+            in_qmp: line.in_qmp,
+        },
+    )
+}
+
+fn find(name: &str) -> Option<&'static HmpCommand> {
+    COMMANDS
+        .iter()
+        .find(|command| command.names.contains(&name))
+}
+
+/// `usage -- help`, one line a command.
+pub(crate) fn help_line(names: &str, usage: &str, help: &str) -> String {
+    let space = if usage.is_empty() { "" } else { " " };
+    format!("{names}{space}{usage} -- {help}\n")
+}
+
+fn help(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let line =
+        |command: &HmpCommand| help_line(&command.names.join("|"), command.usage, command.help);
+    Ok(Action::Text(match arguments.get("cmd") {
+        Some("info") => info::help(arguments.get("sub")),
+        Some(name) => find(name).map(line).unwrap_or_default(),
+        None => COMMANDS.iter().map(line).collect(),
+    }))
+}
+
+fn kind_and_members(text: &str, implied: &str) -> Result<(String, Map<String, Value>), String> {
+    let mut members = key_values(text, implied);
+    match members.shift_remove(implied) {
+        Some(Value::String(kind)) if !kind.is_empty() => Ok((kind, members)),
+        _ => Err(print::error(&QmpError::missing(implied))),
+    }
+}
+
+fn device_add(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+    let (driver, members) = kind_and_members(&arguments.text("device"), "driver")?;
+    let asks = |word: &str| word == "help" || word == "?";
+    if asks(&driver) {
+        let command = Command::QomListTypes {
+            implements: Some("device".to_owned()),
+            is_abstract: Some(false),
+        };
+        return Ok(Action::printed(command, print::device_names));
+    }
+    if members.keys().any(|key| asks(key)) {
+        let command = Command::DeviceListProperties {
+            typename: driver.clone(),
+        };
+        return Ok(Action::printed(command, move |properties| {
+            print::device_properties(&driver, properties)
+        }));
+    }
+    Ok(Action::silent(Command::DeviceAdd(DeviceOptions::new(
+        driver,
+        members,
+        Syntax::KeyValue,
+    ))))
+}
