@@ -174,6 +174,18 @@ impl Error {
     pub fn other(message: impl Into<String>) -> Self {
         Self::Other(message.into())
     }
+
+    /// The bare message, for a monitor whose clients may compare it with QEMU's.
+    #[must_use]
+    pub fn without_suggestion(mut self) -> Self {
+        if let Self::UnknownParameter { suggestion, .. }
+        | Self::UnknownProperty { suggestion, .. }
+        | Self::UnknownDevice { suggestion, .. } = &mut self
+        {
+            *suggestion = None;
+        }
+        self
+    }
 }
 
 /// An [`Error`] together with the option it came from; displays as `-device foo,bar=1: message`.

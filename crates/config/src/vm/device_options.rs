@@ -39,7 +39,8 @@ impl DeviceConfig {
                 .iter()
                 .flat_map(|device| [Some(device.name), device.alias])
                 .flatten();
-            let suggestion = nearest(&name, known).map(str::to_owned);
+            let near = nearest(&name, known).filter(|_| source == Source::CommandLine);
+            let suggestion = near.map(str::to_owned);
             return Err(Error::UnknownDevice { name, suggestion });
         };
         if source == Source::Monitor && !device.hotpluggable {
@@ -68,7 +69,13 @@ impl DeviceConfig {
             values.set(&global.property, &Value::from(global.value.as_str()))?;
         }
         for (key, value) in options.iter() {
-            values.set(key, value)?;
+            values.set(key, value).map_err(|error| {
+                if source == Source::Monitor {
+                    error.without_suggestion()
+                } else {
+                    error
+                }
+            })?;
         }
 
         let is_pci = device.bus == BusKind::Pcie;
