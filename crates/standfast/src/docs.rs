@@ -114,7 +114,7 @@ pub fn markdown() -> String {
 /// docs/standfast.1.
 pub fn man_page() -> String {
     let mut text = format!(
-        ".\\\" Made from crates/standfast/src/cli/options.rs; do not edit.\n.TH STANDFAST 1 \"\" \"Standfast {}\"\n",
+        ".\\\" Made from crates/standfast/src/cli/options.rs; do not edit.\n.TH STANDFAST 1 \"\" \"Standfast {}\"\n.ad l\n.nh\n",
         env!("CARGO_PKG_VERSION")
     );
     text.push_str(".SH NAME\nstandfast \\- virtual machine monitor that keeps a passed\\-through NIC and still live\\-migrates\n");
@@ -130,9 +130,9 @@ pub fn man_page() -> String {
                 .chain(spec.aliases.iter().copied())
                 .map(|name| format!("\\fB\\-{}\\fR", roff(name)))
                 .collect();
-            let argument = spec
-                .argument
-                .map_or_else(String::new, |argument| format!(" {}", roff(argument)));
+            let argument = spec.argument.map_or_else(String::new, |argument| {
+                format!(" {}", roff(argument).replace("[,", "\\:[,"))
+            });
             let _ = writeln!(
                 text,
                 ".TP\n{}{argument}\n{}",
