@@ -116,4 +116,3 @@ fn host_triple() -> Result<String> {
         .map(str::to_owned)
         .context("rustc does not say what host it is for")
 }
-

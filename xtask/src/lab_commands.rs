@@ -162,7 +162,7 @@ pub(crate) fn stage(channel: &mut lab::channel::Channel, state: &StateDir) -> Re
     channel.capture(&["/bin/sh", "-c", &script]).map(drop)
 }
 
-fn path() -> (String, String) {
+pub(crate) fn path() -> (String, String) {
     (
         "PATH".to_owned(),
         "/run/lab/stage:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),

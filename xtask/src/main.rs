@@ -1,7 +1,9 @@
 //! `cargo xtask`: every set-up step of the project.
 
 mod build;
+mod demo;
 mod lab_commands;
+mod native;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// The main job: a guest with a passed-through NIC migrates; shown and measured.
+    Demo(demo::DemoOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Task::Demo(options) => demo::run(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
     }

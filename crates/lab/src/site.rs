@@ -337,4 +337,22 @@ impl Site {
         }
         Ok(())
     }
+
+    /// Does by hand what lets a host's NIC and bridge give a pair's frames to the standby, or to
+    /// the VF again: what the operator of a VMM that does not steer has to do.
+    pub fn steer(&self, host: usize, pair: usize, to_standby: bool) -> Result<()> {
+        let (Some(host), Some(mac)) = (self.hosts.get(host), MACS.get(pair)) else {
+            bail!("there is no such host or pair");
+        };
+        let netns = host.netns.as_deref();
+        let filter = if to_standby { "00:00:00:00:00:00" } else { mac };
+        ip_batch(
+            netns,
+            &[
+                format!("link set {} vf {pair} mac {filter}", host.uplink),
+                // What the bridge learnt of the other way would black-hole the guest's frames.
+                format!("link set {} type bridge fdb_flush", host.bridge),
+            ],
+        )
+    }
 }

@@ -26,8 +26,11 @@ pub fn hot_add(bench: &Bench) -> Result<()> {
         .first_mut()
         .and_then(|pair| pair.primary.take())
         .context("no primary")?;
+    // Until there is a primary no VMM knows which VF to take the address from.
+    bench.site.steer(0, 0, true)?;
     let mut vm = bench.boot(config)?;
     bench.reachable(0)?;
+    bench.site.steer(0, 0, false)?;
     add_primary(&vm, &host)?;
     bench.settled(&mut vm)?;
     Ok(())
@@ -52,7 +55,9 @@ fn remove_and_return(bench: &Bench, native: bool) -> Result<()> {
         deleted.data
     );
     bench.without_primary(&mut vm, 0)?;
+    bench.operator_steers(0, true)?;
     bench.reachable(0).context("on the standby")?;
+    bench.operator_steers(0, false)?;
     add_primary(&vm, &host)?;
     bench
         .settled(&mut vm)

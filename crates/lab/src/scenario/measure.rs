@@ -13,6 +13,7 @@ const SECONDS: &str = "8";
 /// Mbit/s from the client to the guest, and from the guest to the client, with the standby alone.
 pub fn standby_throughput(bench: &Bench) -> Result<(f64, f64)> {
     bench.site.reset(bench.primary)?;
+    bench.site.steer(0, 0, true)?;
     let mut config = bench.config("iperf", 0)?;
     config.initrd = bench.images.join("guest-iperf.img");
     config.append.push("lab.iperf".to_owned());

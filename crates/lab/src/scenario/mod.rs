@@ -188,6 +188,14 @@ impl Bench {
         )
     }
 
+    /// Steers by hand, for a VMM that leaves it to the operator; Standfast does it itself.
+    pub fn operator_steers(&self, host: usize, to_standby: bool) -> Result<()> {
+        if self.vmm.name == "standfast" || self.primary != PrimaryKind::Vf {
+            return Ok(());
+        }
+        self.site.steer(host, 0, to_standby)
+    }
+
     /// Waits until the guest answers the client.
     pub fn reachable(&self, index: usize) -> Result<()> {
         ping::reachable(self.site.client.as_deref(), address(index), REACH_LIMIT)

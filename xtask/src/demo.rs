@@ -1,0 +1,262 @@
+//! `cargo xtask demo`: the main job, shown and measured.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lab::cleanup::{self, Owned};
+use lab::l1::{self, L1};
+use lab::progress::say;
+use lab::report::{self, Run};
+use lab::state::StateDir;
+use lab::wire::Open;
+use serde_json::{Map, Value, json};
+
+use crate::build::Workspace;
+use crate::lab_commands::{LabPlace, path, stage};
+use crate::native::Native;
+
+#[derive(Args)]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    place: LabPlace,
+    /// Do the same with another VMM in the same lab, and compare: `qemu`.
+    #[arg(long)]
+    peer: Option<String>,
+    /// The VMM that is shown.
+    #[arg(long, default_value = "standfast")]
+    vmm: String,
+    /// How often each does it; the figures are the medians.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// Measure iperf3 on the standby, too.
+    #[arg(long)]
+    throughput: bool,
+    /// The NIC that is the primary: `vf` or `e1000e`.
+    #[arg(long, default_value = "vf")]
+    primary_kind: String,
+    /// Leave the lab host running.
+    #[arg(long)]
+    keep: bool,
+    /// Show the guests' consoles.
+    #[arg(long)]
+    console: bool,
+    /// Where the report goes [default: target/demo/report.json].
+    #[arg(long)]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    native: Native,
+}
+
+/// Where and how runs are done: in the lab, or on this machine itself.
+enum Stage {
+    Lab {
+        l1: L1,
+        owned: Option<Owned>,
+    },
+    Native {
+        agent: PathBuf,
+        arguments: Vec<String>,
+    },
+}
+
+pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
+    if options.runs == 0 {
+        bail!("--runs 0 would measure nothing");
+    }
+    let workspace = Workspace::find()?;
+    cleanup::on_signals()?;
+    let state = options.place.state(&workspace)?;
+    let file = options
+        .report
+        .clone()
+        .unwrap_or_else(|| workspace.root.join("target/demo/report.json"));
+    // A report of another run must not be taken for this one's.
+    let _ = fs::remove_file(&file);
+    let names: Vec<&str> = [Some(options.vmm.as_str()), options.peer.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if names.contains(&"standfast") {
+        say("building standfast");
+        l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+    }
+    let mut stage = open_stage(options, &workspace, &state)?;
+    let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();
+    let mut errors = Vec::new();
+    for number in 1..=options.runs {
+        for (name, done) in &mut runs {
+            say(format!("{name}: run {number} of {}", options.runs));
+            let throughput = options.throughput && number == 1;
+            match one(options, &mut stage, &state, name, throughput) {
+                Ok(run) => done.push(run),
+                Err(error) => {
+                    say(format!("{name}: run {number} failed: {error:#}"));
+                    errors.push(format!("{name}, run {number}: {error:#}"));
+                }
+            }
+        }
+    }
+    if let Stage::Lab {
+        owned: Some(owned), ..
+    } = stage
+    {
+        if options.keep {
+            owned.keep();
+            say("lab host: left running (cargo xtask lab down stops it)");
+        } else {
+            drop(owned);
+        }
+    }
+    let columns: Vec<(&str, Run)> = runs
+        .iter()
+        .filter_map(|(name, done)| Some((*name, report::medians(done)?)))
+        .collect();
+    show(&columns);
+    write_report(&file, &columns)?;
+    for (name, run) in &columns {
+        errors.extend(run.faults.iter().map(|fault| format!("{name}: {fault}")));
+    }
+    if errors.is_empty() {
+        println!("\nThe guest is on the target, on its primary, and its connection is alive.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!();
+    for error in &errors {
+        println!("FAILED  {error}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn open_stage(options: &DemoOptions, workspace: &Workspace, state: &StateDir) -> Result<Stage> {
+    if options.native.native {
+        let arguments = options.native.arguments()?;
+        say("building lab-agent");
+        let agent = workspace.agent()?;
+        l1::prepare(state, &agent)?;
+        return Ok(Stage::Native { agent, arguments });
+    }
+    let (l1, fresh) = options
+        .place
+        .start(workspace, state, options.keep)
+        .context("the lab cannot be had on this machine")?;
+    // One that was up before stays up after.
+    let owned = fresh.then(|| L1::running(state).map(Owned::new)).flatten();
+    Ok(Stage::Lab { l1, owned })
+}
+
+fn one(
+    options: &DemoOptions,
+    place: &mut Stage,
+    state: &StateDir,
+    name: &str,
+    throughput: bool,
+) -> Result<Run> {
+    let mut arguments = vec!["demo".to_owned(), "--vmm".to_owned(), name.to_owned()];
+    arguments.extend(["--primary".to_owned(), options.primary_kind.clone()]);
+    if throughput {
+        arguments.push("--throughput".to_owned());
+    }
+    if options.console {
+        arguments.push("--console".to_owned());
+    }
+    let mut output = Vec::new();
+    let code = match place {
+        Stage::Lab { l1, .. } => {
+            let mut channel = l1.channel()?;
+            stage(&mut channel, state)?;
+            let mut argv = vec!["/run/lab/stage/lab-agent".to_owned()];
+            argv.append(&mut arguments);
+            channel.run(
+                &Open {
+                    argv,
+                    env: vec![path()],
+                    tty: None,
+                },
+                |bytes| output.write_all(bytes),
+                |bytes| io::stderr().write_all(bytes),
+            )?
+        }
+        Stage::Native {
+            agent,
+            arguments: native,
+        } => {
+            arguments.extend(native.iter().cloned());
+            arguments.extend([
+                "--share".to_owned(),
+                state.share().to_string_lossy().into_owned(),
+            ]);
+            let done = std::process::Command::new(agent)
+                .args(&arguments)
+                .stderr(std::process::Stdio::inherit())
+                .output()
+                .context("cannot run lab-agent")?;
+            output = done.stdout;
+            done.status.code().unwrap_or(1)
+        }
+    };
+    if code != 0 {
+        bail!(
+            "see above (logs: {})",
+            state.out().join(name).join("demo").display()
+        );
+    }
+    let text = String::from_utf8_lossy(&output);
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('{'))
+        .context("the run left no report")?;
+    serde_json::from_str(line).context("the run's report is damaged")
+}
+
+fn show(columns: &[(&str, Run)]) {
+    for (name, run) in columns {
+        println!("\n{name}, what happened (ms since migrate):");
+        print!("{}", report::timeline(run));
+    }
+    if columns.is_empty() {
+        return;
+    }
+    println!();
+    let references: Vec<(&str, &Run)> = columns.iter().map(|(name, run)| (*name, run)).collect();
+    print!("{}", report::table(&references));
+}
+
+fn write_report(file: &Path, columns: &[(&str, Run)]) -> Result<()> {
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let mut whole = Map::new();
+    let (mut kernel, mut driver) = (String::new(), String::new());
+    for (name, run) in columns {
+        kernel.clone_from(&run.guest_kernel);
+        if driver.is_empty() {
+            driver.clone_from(&run.guest_driver);
+        }
+        let run = Run {
+            guest_kernel: String::new(),
+            guest_driver: String::new(),
+            ..run.clone()
+        };
+        whole.insert((*name).to_owned(), serde_json::to_value(run)?);
+    }
+    whole.insert("guest_kernel".to_owned(), json!(kernel));
+    whole.insert(
+        "primary".to_owned(),
+        json!({"host_driver": "vfio-pci", "guest_driver": driver}),
+    );
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(
+        file,
+        serde_json::to_string_pretty(&Value::Object(whole))? + "\n",
+    )
+    .with_context(|| format!("cannot write {}", file.display()))?;
+    say(format!("report: {}", file.display()));
+    Ok(())
+}
