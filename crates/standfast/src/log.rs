@@ -101,33 +101,34 @@ pub fn set_up(config: &LogConfig) -> io::Result<()> {
         }
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    match &config.file {
+    let result = match &config.file {
         Some(path) => {
-            let file = File::create(path).map_err(|error| {
+            // The id is known only now: -daemonize has forked since the option was read.
+            let path = path
+                .to_string_lossy()
+                .replace("%d", &std::process::id().to_string());
+            let file = File::create(&path).map_err(|error| {
                 io::Error::new(
                     error.kind(),
-                    format!(
-                        "-D {0}: could not open log file '{0}': {error}",
-                        path.display()
-                    ),
+                    format!("-D {path}: could not open log file '{path}': {error}"),
                 )
             })?;
             builder
                 .with_ansi(false)
                 .with_timer(SystemTime)
                 .with_writer(Mutex::new(file))
-                .init();
+                .try_init()
         }
         None => {
             let builder = builder
                 .with_ansi(io::stderr().is_terminal())
                 .with_writer(io::stderr);
             if config.timestamp {
-                builder.with_timer(SystemTime).init()
+                builder.with_timer(SystemTime).try_init()
             } else {
-                builder.without_time().init()
+                builder.without_time().try_init()
             }
         }
-    }
-    Ok(())
+    };
+    result.map_err(io::Error::other)
 }

@@ -248,8 +248,7 @@ pub(super) fn log_file(builder: &mut Builder, argument: &str) -> Outcome {
     if argument.is_empty() {
         return refuse("expected a file");
     }
-    let path = argument.replace("%d", &std::process::id().to_string());
-    builder.config.log.file = Some(path.into());
+    builder.config.log.file = Some(argument.into());
     Ok(())
 }
 
