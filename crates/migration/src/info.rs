@@ -105,10 +105,6 @@ impl Statistics {
         change(&mut lock(&self.0));
     }
 
-    pub(crate) fn ram(&self) -> RamInfo {
-        lock(&self.0).ram
-    }
-
     /// What a source shows in `state`.
     pub(crate) fn info(&self, state: State, now: Duration) -> Info {
         let figures = lock(&self.0).clone();

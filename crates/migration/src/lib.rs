@@ -1,13 +1,57 @@
 //! The migration stream, the pre-copy loop, channels, and the state machine.
+//!
+//! A machine implements [`Source`] and [`Target`]; [`Outgoing`] and [`Incoming`] are a migration each, on a thread of its own
+//! that asks the machine for stops and device state. What it may ask when, and who has the VM when something goes wrong, is in
+//! the `handover` module's table; the bytes on the wire are in `stream`'s.
+//!
+//! ```text
+//!        source: Outgoing                                     target: Incoming
+//!   setup     connect, configuration  ───────────────────▶  compare, prepare
+//!                                     ◀───────────────────  Ready
+//!             Source::connected: ask the guest to let its primaries go
+//!             dirty log on, MIGRATION_PASS 1
+//!   wait-     Source::wait_unplugged
+//!   unplug
+//!   active    pass after pass of RAM  ───────────────────▶  RAM in place
+//!             Source::stop_vm
+//!   [pre-     Outgoing::proceed
+//!   switchover]
+//!   device    devices, last pages, TakeOver  ────────────▶  load_devices
+//!             seal, Go                ◀──── Loaded ── ────▶ resume: runs, on the standby
+//!   completed                         ◀──── Resumed ──────  completed, RESUME; primaries plug
+//! ```
+//!
+//! How a `Source` waits for its guest without a lock: the reply of the control thread and the interruption arrive on the same
+//! channel.
+//!
+//! ```
+//! # use std::sync::mpsc::{channel, Sender};
+//! # use migration::{CancelToken, Reason};
+//! # struct Control; impl Control { fn on_unplugged(&self, reply: Sender<Result<(), Reason>>) { reply.send(Ok(())).ok(); } }
+//! fn wait_unplugged(control: &Control, interrupt: &CancelToken) -> Result<(), Reason> {
+//!     let (reply, answer) = channel();
+//!     control.on_unplugged(reply.clone());
+//!     interrupt.on_cancel(move || {
+//!         let _ = reply.send(Err("interrupted".into()));
+//!     });
+//!     answer.recv().unwrap_or_else(|_| Err("the machine is gone".into()))
+//! }
+//! # assert!(wait_unplugged(&Control, &CancelToken::new().unwrap()).is_ok());
+//! ```
+
 mod cancel;
 mod capabilities;
 pub mod channel;
 mod clock;
 pub mod fuzz;
+mod handover;
 mod incoming;
 mod info;
+mod link;
+mod outgoing;
 mod parameters;
 mod payloads;
+mod precopy;
 mod reason;
 mod receive;
 mod state;
@@ -17,7 +61,10 @@ pub use capabilities::{Capabilities, Capability, Unsupported};
 pub use clock::{Clock, MonotonicClock};
 pub use incoming::{Incoming, IncomingOptions, Target};
 pub use info::{Info, RamInfo};
-pub use parameters::{ParameterError, Parameters, ParametersUpdate};
+pub use outgoing::{
+    ContinueError, Outcome, Outgoing, OutgoingOptions, Source, StartError, StoppedVm, Unplug, VmIs,
+};
+pub use parameters::{ParameterError, Parameters, ParametersUpdate, SharedParameters};
 pub use payloads::DevicePayloads;
 pub use reason::Reason;
 pub use state::{IllegalTransition, OnChange, State, StateMachine};

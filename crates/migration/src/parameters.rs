@@ -1,6 +1,10 @@
 //! Parameters of migrations, by QMP's names.
 
+use std::sync::{Arc, Mutex};
+
 use serde::{Deserialize, Serialize};
+
+use crate::cancel::lock;
 
 /// What `query-migrate-parameters` answers of what we honour. A change counts at once, for a migration under way as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +197,26 @@ impl Parameters {
         }
         *self = new;
         Ok(())
+    }
+}
+
+/// Parameters that the monitor changes while a migration reads them.
+#[derive(Debug, Clone, Default)]
+pub struct SharedParameters(Arc<Mutex<Parameters>>);
+
+impl SharedParameters {
+    /// The parameters now.
+    #[must_use]
+    pub fn get(&self) -> Parameters {
+        lock(&self.0).clone()
+    }
+
+    /// Makes all the changes, or none.
+    ///
+    /// # Errors
+    /// As [`Parameters::update`].
+    pub fn update(&self, update: &ParametersUpdate) -> Result<(), ParameterError> {
+        lock(&self.0).update(update)
     }
 }
 

@@ -222,8 +222,10 @@ mod tests {
 
     use super::*;
 
-    fn recorded() -> (Arc<Mutex<Vec<(State, State)>>>, StateMachine) {
-        let seen = Arc::new(Mutex::new(Vec::new()));
+    type Changes = Arc<Mutex<Vec<(State, State)>>>;
+
+    fn recorded() -> (Changes, StateMachine) {
+        let seen = Changes::default();
         let to = seen.clone();
         let machine = StateMachine::new(Box::new(move |old, new| lock(&to).push((old, new))));
         (seen, machine)

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Channel, ChannelError, sentence};
+use super::{Channel, ChannelError, Patience, sentence};
 use crate::cancel::CancelToken;
 
 /// A running command. It does not outlive its channel: dropped, it is killed and reaped.
@@ -26,14 +26,18 @@ impl Running {
     }
 
     /// Waits for it to end by itself. Its input is closed already.
-    pub(crate) fn wait(mut self, cancel: &CancelToken) -> Result<(), ChannelError> {
+    pub(super) fn wait(
+        mut self,
+        cancel: &CancelToken,
+        patience: Patience,
+    ) -> Result<(), ChannelError> {
         if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
             loop {
                 let mut fds = [
                     PollFd::new(&pidfd, PollFlags::IN),
                     PollFd::new(cancel, PollFlags::IN),
                 ];
-                let _ = poll(&mut fds, None);
+                let _ = poll(&mut fds, patience.left()?.as_ref());
                 let ended = !fds[0].revents().is_empty();
                 if cancel.is_cancelled() {
                     return Err(ChannelError::Cancelled);

@@ -118,6 +118,20 @@ impl Patience {
             None => Self::Endless,
         }
     }
+
+    /// What is left of it for a poll.
+    fn left(self) -> Result<Option<Timespec>, ChannelError> {
+        match self {
+            Self::Endless => Ok(None),
+            Self::Until { deadline, total } => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ChannelError::TimedOut(total));
+                }
+                Ok(Some(timespec(left)))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +186,11 @@ impl Channel {
         self.kind == Kind::Socket
     }
 
+    /// Whether it goes one way, to a process that may act on what it gets at once.
+    pub(crate) fn is_pipe(&self) -> bool {
+        self.kind == Kind::Pipe
+    }
+
     /// Waits until one of `events` can be had, or the channel is broken.
     fn ready(
         &self,
@@ -180,16 +199,7 @@ impl Channel {
         patience: Patience,
     ) -> Result<PollFlags, ChannelError> {
         loop {
-            let timeout = match patience {
-                Patience::Endless => None,
-                Patience::Until { deadline, total } => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(ChannelError::TimedOut(total));
-                    }
-                    Some(timespec(left))
-                }
-            };
+            let timeout = patience.left()?;
             let mut fds = [
                 PollFd::new(&self.fd, events),
                 PollFd::new(cancel, PollFlags::IN),
@@ -315,10 +325,39 @@ impl Channel {
         Ok(())
     }
 
-    /// Whether the peer has sent something, or is gone, without waiting.
-    pub(crate) fn has_input(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&timespec(Duration::ZERO))), Ok(count) if count > 0)
+    /// Waits for `event`. [`ChannelError::Closed`] when before that the peer says something or goes away, which it has no
+    /// reason to while nothing is sent.
+    pub(crate) fn wait_for(
+        &self,
+        event: &CancelToken,
+        cancel: &CancelToken,
+    ) -> Result<(), ChannelError> {
+        let events = match self.kind {
+            Kind::Socket => PollFlags::IN | PollFlags::RDHUP,
+            // The far end of a pipe going away shows as an error, which needs no asking for.
+            Kind::Pipe | Kind::File => PollFlags::empty(),
+        };
+        loop {
+            let mut fds = [
+                PollFd::new(event, PollFlags::IN),
+                PollFd::new(cancel, PollFlags::IN),
+                PollFd::new(&self.fd, events),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(ChannelError::Lost(sentence(&errno.into()))),
+            }
+            let broken = !fds[2].revents().is_empty();
+            if cancel.is_cancelled() {
+                return Err(ChannelError::Cancelled);
+            }
+            if event.is_cancelled() {
+                return Ok(());
+            }
+            if broken {
+                return Err(ChannelError::Closed);
+            }
+        }
     }
 
     /// One attempt at writing a last word, without waiting. The peer may or may not get it.
@@ -331,14 +370,14 @@ impl Channel {
     }
 
     /// Ends a one-way stream: a file is on the disk, a command has taken everything and ended well.
-    pub(crate) fn finish(self, cancel: &CancelToken) -> Result<(), ChannelError> {
+    pub(crate) fn finish(self, cancel: &CancelToken, within: Duration) -> Result<(), ChannelError> {
         let Self { fd, kind, command } = self;
         if kind == Kind::File {
             rustix::fs::fsync(&fd).map_err(|errno| ChannelError::Lost(sentence(&errno.into())))?;
         }
         drop(fd);
         match command {
-            Some(command) => command.wait(cancel),
+            Some(command) => command.wait(cancel, Patience::of(within)),
             None => Ok(()),
         }
     }

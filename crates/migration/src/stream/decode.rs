@@ -68,14 +68,6 @@ impl<I: Input> Reader<I> {
         Self { input, at: 0 }
     }
 
-    pub(crate) fn into_input(self) -> I {
-        self.input
-    }
-
-    pub(crate) fn input(&self) -> &I {
-        &self.input
-    }
-
     pub(crate) fn input_mut(&mut self) -> &mut I {
         &mut self.input
     }
