@@ -1,8 +1,36 @@
 //! The q35-compatible board: it wires all of the other crates together.
+//!
+//! ```text
+//!   monitor ─┐                                        ┌─ vCPU threads ─▶ bus ─▶ chipset, root complex
+//!   slots   ─┼─jobs─▶ control thread: Board ──owns────┼─ devices' workers
+//!   NICs    ─┤        (run state, pairs, devices,     └─ netdevs, character devices
+//!   sender, receiver ─┘  migration's two sides)
+//! ```
 
 pub mod acpi;
 pub mod address_map;
 pub mod board;
 pub mod boot;
+pub mod build;
+mod bus;
 pub mod chardev;
 pub mod chipset;
+pub mod control;
+pub mod devices;
+mod error;
+mod event;
+mod incoming;
+pub mod network;
+mod outgoing;
+pub mod pairs;
+mod run_state;
+mod saved;
+
+pub use board::Board;
+pub use build::build;
+pub use control::{Control, ControlLoop, Ended, control};
+pub use error::MachineError;
+pub use event::{MachineEvent, MachineListener};
+pub use network::FdSource;
+pub use outgoing::MigrateReply;
+pub use run_state::{IllegalTransition, RunState};

@@ -1,0 +1,422 @@
+//! A configuration becomes a board.
+
+use crate::MachineError;
+use crate::acpi::{self, Description, HotplugSlot};
+use crate::address_map::{AddressMap, ECAM, PCI_IO, PCI_MEM32};
+use crate::board::{Board, FIRST_PCI_LINE, PowerOn};
+use crate::bus::BoardBus;
+use crate::chardev::{Chardev, OutboxWriter};
+use crate::chipset::PortDevice;
+use crate::chipset::lpc::LpcBridge;
+use crate::chipset::power::{HOTPLUG_GPE, PM_PORT, PM_PORTS, Power};
+use crate::chipset::reset::{KEYBOARD_STATUS, KeyboardReset, ResetControl};
+use crate::chipset::rtc::{RTC_PORT, Rtc};
+use crate::chipset::serial::{SERIAL_PORTS, SerialPort};
+use crate::chipset::{PowerListener, PowerRequest};
+use crate::control::Control;
+use crate::devices::Devices;
+use crate::event::MachineListener;
+use crate::incoming::IncomingSide;
+use crate::network::{FdSource, Netdevs};
+use crate::outgoing::OutgoingSide;
+use crate::pairs::{PairKeeper, SlotWatcher};
+use crate::run_state::RunState;
+use config::vm::{DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig};
+use hypervisor::{Bus, CpuEvent, CpuListener, CpuModel, Cpus, Topology, Vm};
+use memory::{HugePages, Ram, RamBackend, RamConfig};
+use pci::{
+    AcpiHotplug, ConfigPorts, FirmwareWindows, HostBridge, HostWindows, Hotplug, RootComplex,
+    RootPort, SlotDriver,
+};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The PC's devices that are no PCI functions.
+pub(crate) struct Chipset {
+    pub(crate) power: Arc<Power>,
+    pub(crate) rtc: Arc<Rtc>,
+    pub(crate) serials: Vec<Arc<SerialPort>>,
+    pub(crate) config_ports: Arc<ConfigPorts>,
+}
+
+impl Chipset {
+    pub(crate) fn reset(&self) {
+        self.power.reset();
+        self.config_ports.set_address(0);
+        for serial in &self.serials {
+            serial.reset();
+        }
+    }
+}
+
+struct CpuPoster(Control);
+
+impl CpuListener for CpuPoster {
+    fn cpu_event(&self, event: CpuEvent) {
+        self.0.post(move |board| board.cpu_event(event));
+    }
+}
+
+/// Physical address bits of this host's CPUs, as CPUID tells.
+fn physical_bits() -> u8 {
+    let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
+    if highest < 0x8000_0008 {
+        return 36;
+    }
+    std::arch::x86_64::__cpuid(0x8000_0008).eax.to_le_bytes()[0]
+}
+
+fn backend_of(config: &VmConfig) -> Result<Option<(&str, &MemoryBackend)>, MachineError> {
+    let Some(wanted) = config.machine.memory_backend.as_deref() else {
+        return Ok(None);
+    };
+    let found = config.objects.iter().find(|object| object.id == wanted);
+    match found.map(|object| &object.kind) {
+        Some(ObjectKind::Memory(memory)) => Ok(Some((wanted, memory))),
+        Some(_) => Err(MachineError::refused(format!(
+            "-machine memory-backend={wanted}: that object is no memory backend"
+        ))),
+        None => Err(MachineError::refused(format!(
+            "-machine memory-backend={wanted}: give -object memory-backend-ram,id={wanted},size=..."
+        ))),
+    }
+}
+
+fn allocate(config: &VmConfig, map: &AddressMap) -> Result<Arc<Ram>, MachineError> {
+    let mut wanted = RamConfig::anonymous(config.memory_bytes);
+    wanted.dump = config.machine.dump_guest_core;
+    if let Some((id, backend)) = backend_of(config)? {
+        if backend.size_bytes != config.memory_bytes {
+            return Err(MachineError::refused(format!(
+                "-m: {} bytes differ from the {} of memory backend '{id}': give both the same size",
+                config.memory_bytes, backend.size_bytes
+            )));
+        }
+        wanted.name = id.to_owned();
+        wanted.share = backend.share;
+        wanted.prealloc = backend.prealloc;
+        wanted.merge = backend.merge;
+        wanted.dump = backend.dump;
+        wanted.backend = match &backend.source {
+            MemoryBackendSource::File {
+                path, offset_bytes, ..
+            } => RamBackend::File {
+                path: path.clone(),
+                offset_bytes: *offset_bytes,
+            },
+            MemoryBackendSource::Ram | MemoryBackendSource::MemFd => RamBackend::Memfd {
+                huge_pages: backend.hugetlb.then(|| {
+                    backend
+                        .hugetlb_size_bytes
+                        .map_or(HugePages::HostDefault, HugePages::SizeBytes)
+                }),
+            },
+        };
+    }
+    Ok(memory::allocate(&wanted, &map.ram())?)
+}
+
+fn host_windows(map: &AddressMap) -> HostWindows {
+    let mem64 = map.pci_mem64();
+    let mut memory = vec![PCI_MEM32.start..=PCI_MEM32.end - 1];
+    if !mem64.is_empty() {
+        memory.push(mem64.start..=mem64.end - 1);
+    }
+    HostWindows {
+        io: vec![u64::from(PCI_IO.start)..=u64::from(PCI_IO.end)],
+        memory,
+    }
+}
+
+/// Numbers the buses, opens the ports' windows and places the regions, as a firmware does.
+pub(crate) fn assign_resources(root: &RootComplex, map: &AddressMap) {
+    let mem64 = map.pci_mem64();
+    let windows = FirmwareWindows {
+        io: u64::from(PCI_IO.start)..=u64::from(PCI_IO.end),
+        mem32: PCI_MEM32.start..=PCI_MEM32.end - 1,
+        mem64_prefetch: (!mem64.is_empty()).then(|| mem64.start..=mem64.end - 1),
+        interrupt_lines: std::array::from_fn(|pirq| {
+            FIRST_PCI_LINE + u8::try_from(pirq).unwrap_or(0)
+        }),
+    };
+    for (bdf, region) in pci::assign(root, &windows).unplaced {
+        tracing::warn!(function = %bdf, region, "no room for a region: the function does not decode it");
+    }
+}
+
+/// Seconds by which the host's local time is ahead of UTC at `now_s`.
+#[allow(unsafe_code)]
+fn local_offset_s(now_s: i64) -> i64 {
+    let mut local = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both point to valid memory; on failure the structure stays zeroed, which is UTC.
+    unsafe {
+        libc::localtime_r(&now_s, local.as_mut_ptr());
+        local.assume_init().tm_gmtoff
+    }
+}
+
+fn rtc(base: RtcBase) -> Arc<Rtc> {
+    let now = || {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+    };
+    let offset = match base {
+        RtcBase::Utc => 0,
+        RtcBase::LocalTime => local_offset_s(now()),
+        RtcBase::At(moment) => moment - now(),
+    };
+    Arc::new(Rtc::new(Arc::new(now), offset))
+}
+
+fn power_listener(control: &Control) -> PowerListener {
+    let control = control.clone();
+    Arc::new(move |request: PowerRequest| control.post(move |board| board.power_request(request)))
+}
+
+/// Builds the machine, stopped, with all its devices.
+///
+/// `fds` resolves the descriptors that a monitor's client named.
+///
+/// # Errors
+/// The first thing that cannot be had. Nothing is left behind: what was opened is closed.
+pub fn build(
+    config: VmConfig,
+    control: Control,
+    listener: Box<dyn MachineListener>,
+    fds: &dyn FdSource,
+) -> Result<Board, MachineError> {
+    let map = AddressMap::new(config.memory_bytes, physical_bits());
+    let ram = allocate(&config, &map)?;
+    let vm = Vm::new(Arc::clone(ram.guest()))?;
+
+    let powers = power_listener(&control);
+    let clock = {
+        let control = control.clone();
+        Arc::new(move || control.elapsed())
+    };
+    let power = Power::new(
+        vm.irq_line(u32::from(acpi::SCI)),
+        Arc::clone(&powers),
+        clock,
+    );
+    let rtc = rtc(config.rtc_base);
+
+    let lines = Arc::clone(&vm);
+    let wiring = Box::new(move |pirq: u8| lines.irq_line(u32::from(FIRST_PCI_LINE + pirq)));
+    let root = Arc::new(RootComplex::new(host_windows(&map), wiring));
+    root.set_listener(Arc::new(SlotWatcher::new(control.clone())));
+    let place = |devfn: u8, id: &str, device: Arc<dyn pci::PciDevice>| {
+        let function = pci::Function {
+            id: id.to_owned(),
+            model: id.to_owned(),
+            acpi_index: 0,
+            device,
+        };
+        root.insert(pci::ROOT_BUS, devfn, function)
+            .map_err(|e| MachineError::refused(e.to_string()))
+    };
+    place(0, "mch", Arc::new(HostBridge::new(ECAM.start, 256)))?;
+    place(0x1f << 3, "ICH9-LPC", Arc::new(LpcBridge::new()))?;
+    let ports = insert_ports(&config, &root, &vm)?;
+    let gpe = Arc::clone(&power);
+    let hotplug = Hotplug::new(
+        Arc::clone(&root),
+        ports,
+        Box::new(move || gpe.raise_event(HOTPLUG_GPE)),
+    );
+    let config_ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
+
+    let mut chardevs = Vec::with_capacity(config.chardevs.len());
+    let monitored: Vec<&str> = config.monitors.iter().map(|m| m.chardev.as_str()).collect();
+    for chardev in config
+        .chardevs
+        .iter()
+        .filter(|c| !monitored.contains(&c.id.as_str()))
+    {
+        chardevs.push(Chardev::open(chardev)?);
+    }
+    let ports = config
+        .serial_ports()
+        .map_err(|e| MachineError::refused(e.to_string()))?;
+    let mut io: Vec<(Range<u16>, Arc<dyn PortDevice>)> = Vec::new();
+    let mut serials = Vec::new();
+    for port in &ports {
+        let chardev = chardevs
+            .iter()
+            .find(|c| c.id() == port.chardev)
+            .ok_or_else(|| {
+                MachineError::refused(format!(
+                    "serial port: chardev '{}' is in use by a monitor or does not exist",
+                    port.chardev
+                ))
+            })?;
+        let sink = Box::new(OutboxWriter(chardev.outbox()));
+        let serial = SerialPort::new(vm.irq_line(u32::from(port.irq)), sink);
+        chardev.connect(serial.clone());
+        io.push((port.iobase..port.iobase + SERIAL_PORTS, serial.clone()));
+        serials.push(serial);
+    }
+    io.push((PM_PORT..PM_PORT + PM_PORTS, power.clone()));
+    io.push((RTC_PORT..RTC_PORT + 2, rtc.clone()));
+    io.push((
+        KEYBOARD_STATUS..KEYBOARD_STATUS + 1,
+        Arc::new(KeyboardReset::new(Arc::clone(&powers))),
+    ));
+    io.push((
+        pci::ACPI_HOTPLUG_BASE..pci::ACPI_HOTPLUG_BASE + pci::ACPI_HOTPLUG_PORTS,
+        Arc::new(HotplugPorts(hotplug.acpi().clone())),
+    ));
+    let bus: Arc<dyn Bus> = Arc::new(BoardBus::new(
+        Arc::clone(&root),
+        Arc::clone(&config_ports),
+        io,
+        Arc::new(ResetControl::new(Arc::clone(&powers))),
+    ));
+
+    let topology = Topology {
+        cpus: config.smp.cpus,
+        threads: config.smp.threads,
+        cores: config.smp.cores * config.smp.dies,
+    };
+    let model = CpuModel::host(vm.kvm(), topology)?;
+    let cpu_listener: Arc<dyn CpuListener> = Arc::new(CpuPoster(control.clone()));
+    let cpus = Cpus::new(&vm, config.smp.cpus, &model, &bus, &cpu_listener)?;
+    let cpu_threads = cpus.thread_ids()?;
+    let power_on = PowerOn {
+        vcpus: Arc::new(cpus.on_each(|vcpu| vcpu.save())?),
+        irqchip: vm.save_irqchip()?,
+    };
+
+    let incoming = config.incoming.is_some();
+    let serial_resources: Vec<(u16, u8)> = ports.iter().map(|p| (p.iobase, p.irq)).collect();
+    let mut board = Board {
+        control: control.clone(),
+        listener,
+        map,
+        ram,
+        vm,
+        cpus,
+        cpu_threads,
+        power_on,
+        root,
+        hotplug,
+        chipset: Chipset {
+            power,
+            rtc,
+            serials,
+            config_ports,
+        },
+        chardevs,
+        devices: Devices::new(),
+        netdevs: Netdevs::new(),
+        pairs: PairKeeper::new(incoming),
+        outgoing: OutgoingSide::new(),
+        incoming: IncomingSide::new(),
+        tables: Vec::new(),
+        run_state: RunState::Prelaunch,
+        exit: None,
+        config,
+    };
+    for netdev in board.config.netdevs.clone() {
+        board
+            .netdevs
+            .open(&netdev, fds)
+            .map_err(|e| MachineError::refused(format!("-netdev {}: {e}", netdev.text)))?;
+    }
+    for device in board.config.devices.clone() {
+        let text = device.text.clone();
+        board
+            .add_at_start(device)
+            .map_err(|e| MachineError::Device(text, e.to_string()))?;
+    }
+    board.finish_pairs();
+    board.tables = tables(&board, &serial_resources)?;
+    Ok(board)
+}
+
+fn tables(board: &Board, serials: &[(u16, u8)]) -> Result<Vec<u8>, MachineError> {
+    let acpi_slots = board.root.ports().into_iter().filter_map(|(id, port)| {
+        let bsel = board.hotplug.acpi().select_number(&id)?;
+        let (_, devfn) = board.root.slot_of(&id)?;
+        Some(HotplugSlot {
+            devfn,
+            bsel,
+            number: u32::from(port.config().slot),
+        })
+    });
+    let slots: Vec<HotplugSlot> = acpi_slots.collect();
+    let description = Description {
+        cpus: board.config.smp.cpus,
+        map: &board.map,
+        slots: &slots,
+        native_hotplug: !board.config.machine.acpi_pci_hotplug,
+        serials,
+    };
+    Ok(acpi::tables(&description)?)
+}
+
+/// Puts the root ports into their places; the ids of those that ACPI hotplug drives, in order.
+fn insert_ports(
+    config: &VmConfig,
+    root: &RootComplex,
+    vm: &Arc<Vm>,
+) -> Result<Vec<String>, MachineError> {
+    let acpi = config.machine.acpi_pci_hotplug;
+    let mut driven = Vec::new();
+    let mut anonymous = 0;
+    for device in &config.devices {
+        let DeviceKind::RootPort(port) = &device.kind else {
+            continue;
+        };
+        let failed = |reason: String| MachineError::Device(device.text.clone(), reason);
+        let id = device.id.clone().unwrap_or_else(|| {
+            anonymous += 1;
+            format!("root-port[{}]", anonymous - 1)
+        });
+        let devfn = match device.addr {
+            Some(addr) => addr.slot << 3 | addr.function & 7,
+            None => match root.free_devfn(pci::ROOT_BUS) {
+                Ok(Some(free)) => free,
+                _ => return Err(failed(
+                    "PCI: no slot/function available for pcie-root-port, all in use or reserved"
+                        .into(),
+                )),
+            },
+        };
+        let wanted = pci::RootPortConfig {
+            id: id.clone(),
+            chassis: port.chassis,
+            slot: port.slot,
+            port: port.port,
+            hotplug: port.hotplug,
+            native_hotplug: port.hotplug && !acpi,
+            driven_by: if acpi {
+                SlotDriver::Acpi
+            } else {
+                SlotDriver::Native
+            },
+            multifunction: device.multifunction,
+        };
+        let made = RootPort::new(wanted, vm.as_ref()).map_err(|e| failed(e.to_string()))?;
+        root.insert_port(devfn, Arc::new(made))
+            .map_err(|e| failed(e.to_string()))?;
+        if acpi && port.hotplug {
+            driven.push(id);
+        }
+    }
+    Ok(driven)
+}
+
+/// The hotplug block on the board's wires.
+struct HotplugPorts(Arc<AcpiHotplug>);
+
+impl PortDevice for HotplugPorts {
+    fn read(&self, offset: u16, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&self, offset: u16, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+}

@@ -1,0 +1,117 @@
+//! The control thread: the one owner of the machine's control plane.
+//!
+//! Whoever wants something of the machine (a monitor, a slot, a device, a migration's thread, a timer) posts a
+//! [`Job`]: a closure that runs on the control thread with the [`Board`] in its hands. Jobs run one at a time in
+//! the order they were posted, so nothing in the control plane needs a lock and no two decisions overlap. A job must
+//! not wait for another job.
+//!
+//! Rejected: an enum of messages with a reply channel each. It says each command three times (the message, its
+//! sender, its handler), and the order of replies and events would have to be restored afterwards; a closure
+//! answers from where the events are emitted.
+
+use crate::board::Board;
+use failover::Moment;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Something to be done on the control thread.
+pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
+
+/// A handle to the control thread; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    jobs: Sender<Job>,
+    epoch: Instant,
+}
+
+/// The receiving end, which becomes the control thread.
+pub struct ControlLoop {
+    jobs: Receiver<Job>,
+    control: Control,
+}
+
+/// The machine is gone; nobody carries out what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the machine has ended")]
+pub struct Ended;
+
+/// A handle and the loop behind it.
+pub fn control() -> (Control, ControlLoop) {
+    let (sender, receiver) = channel();
+    let control = Control {
+        jobs: sender,
+        epoch: Instant::now(),
+    };
+    (
+        control.clone(),
+        ControlLoop {
+            jobs: receiver,
+            control,
+        },
+    )
+}
+
+impl Control {
+    /// Has `job` run on the control thread; returns at once. After the machine's end it is dropped.
+    pub fn post(&self, job: impl FnOnce(&mut Board) + Send + 'static) {
+        if self.jobs.send(Box::new(job)).is_err() {
+            tracing::trace!("a job came after the machine's end");
+        }
+    }
+
+    /// Runs `job` on the control thread and waits for its answer. Never to be called *on* the control thread.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Board) -> T + Send + 'static,
+    ) -> Result<T, Ended> {
+        let (sender, receiver) = channel();
+        self.post(move |board| {
+            // The asker may be gone: then nobody misses the answer.
+            let _ = sender.send(job(board));
+        });
+        receiver.recv().map_err(|_| Ended)
+    }
+
+    /// Now, on the machine's monotonic clock.
+    pub fn now(&self) -> Moment {
+        Moment::from_ms(u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Time since the machine was made.
+    pub fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+}
+
+impl ControlLoop {
+    /// Runs jobs and timers until the board says it is done; returns the exit status.
+    pub fn run(self, mut board: Board) -> u8 {
+        loop {
+            if let Some(status) = board.exit_status() {
+                return status;
+            }
+            let now = self.control.now();
+            let job = match board.next_deadline() {
+                Some(deadline) => {
+                    let wait = Duration::from_millis(deadline.ms_since(now));
+                    match self.jobs.recv_timeout(wait) {
+                        Ok(job) => Some(job),
+                        Err(RecvTimeoutError::Timeout) => None,
+                        Err(RecvTimeoutError::Disconnected) => return 0,
+                    }
+                }
+                None => match self.jobs.recv() {
+                    Ok(job) => Some(job),
+                    Err(_) => return 0,
+                },
+            };
+            if let Some(job) = job {
+                job(&mut board);
+            }
+            board.tick(self.control.now());
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What the machine tells its monitors.
+
+/// An event of the machine, in the words of QAPI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The vCPUs stopped.
+    Stop,
+    /// The vCPUs run.
+    Resume,
+    /// The machine was reset; `true` if by the guest.
+    Reset(bool),
+    /// The machine is shut down.
+    Shutdown {
+        /// By the guest.
+        guest: bool,
+        /// QAPI's `ShutdownCause`.
+        reason: &'static str,
+    },
+    /// The power button was pressed.
+    Powerdown,
+    /// A device is gone.
+    DeviceDeleted {
+        /// Its id, if it had one.
+        id: Option<String>,
+        /// Its path in the device tree.
+        path: String,
+    },
+    /// The guest refused to give a device back.
+    UnplugGuestError {
+        /// Its id.
+        id: String,
+        /// Its path in the device tree.
+        path: String,
+    },
+    /// The guest accepted VIRTIO_NET_F_STANDBY.
+    FailoverNegotiated {
+        /// The standby.
+        id: String,
+    },
+    /// The guest is asked to give up a primary.
+    UnplugPrimary {
+        /// The primary.
+        id: String,
+    },
+    /// The guest's traffic takes another path.
+    FailoverPathChanged {
+        /// The standby.
+        id: String,
+        /// `standby` or `primary`.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A primary is not where it should be.
+    FailoverPrimaryMissing {
+        /// The primary.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The migration's state.
+    Migration(String),
+    /// A pass over the guest's memory begins.
+    MigrationPass(u64),
+    /// A guest changed its receive filter.
+    RxFilterChanged {
+        /// The NIC.
+        id: Option<String>,
+        /// Its path in the device tree.
+        path: String,
+    },
+}
+
+/// Told on the control thread, in order; must not block.
+pub trait MachineListener: Send {
+    /// See [`MachineEvent`].
+    fn event(&self, event: MachineEvent);
+}

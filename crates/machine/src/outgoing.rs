@@ -1,0 +1,403 @@
+//! This machine as the source of a migration.
+//!
+//! The sender's thread (crate `migration`) asks; the control thread answers. What the sender needs often, RAM and
+//! dirty pages, it gets without the control thread.
+
+use crate::MachineError;
+use crate::board::Board;
+use crate::control::Control;
+use crate::event::MachineEvent;
+use crate::run_state::RunState;
+use hypervisor::Vm;
+use memory::{DirtyPages, Ram};
+use migration::channel::Address;
+use migration::{
+    CancelToken, Capabilities, Capability, Configuration, DevicePayload, Info, MonotonicClock,
+    Outcome, Outgoing, OutgoingOptions, Parameters, ParametersUpdate, Reason, SharedParameters,
+    Source, State, StoppedVm, Unplug, VmIs,
+};
+use net::announce::AnnounceParameters;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use vm_memory::GuestAddress;
+
+/// Answers `migrate` when the transport is there or has failed.
+pub type MigrateReply = Box<dyn FnOnce(Result<(), MachineError>) + Send>;
+
+/// What the control thread keeps of migrations away from here.
+pub struct OutgoingSide {
+    current: Option<Outgoing>,
+    reply: Option<MigrateReply>,
+    /// The sender waits here for the guest to let go.
+    unplugged: Option<Sender<Result<(), Reason>>>,
+    /// The run state to go back to.
+    stopped_from: Option<RunState>,
+    /// Settings.
+    pub(crate) parameters: SharedParameters,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl OutgoingSide {
+    pub(crate) fn new() -> Self {
+        Self {
+            current: None,
+            reply: None,
+            unplugged: None,
+            stopped_from: None,
+            parameters: SharedParameters::default(),
+            capabilities: Capabilities::default(),
+        }
+    }
+
+    /// A migration has begun and not ended.
+    pub fn in_progress(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|m| m.state().is_running())
+    }
+
+    /// `query-migrate` of the source, if there ever was a migration.
+    pub fn info(&self) -> Option<Info> {
+        self.current.as_ref().map(Outgoing::info)
+    }
+
+    pub(crate) fn announce_parameters(&self) -> AnnounceParameters {
+        let p = self.parameters.get();
+        AnnounceParameters {
+            initial_ms: p.announce_initial_ms,
+            max_ms: p.announce_max_ms,
+            rounds: p.announce_rounds,
+            step_ms: p.announce_step_ms,
+        }
+    }
+
+    /// The guest has let go of everything, or will not.
+    pub(crate) fn unplugged(&mut self, result: Result<(), String>) {
+        if let Some(waiting) = &self.unplugged {
+            // The sender may have given up for a reason of its own.
+            let _ = waiting.send(result.map_err(Reason));
+        }
+    }
+
+    fn answer(&mut self, result: Result<(), MachineError>) {
+        if let Some(reply) = self.reply.take() {
+            reply(result);
+        }
+    }
+}
+
+/// The machine as the sender's thread sees it.
+struct MachineSource {
+    control: Control,
+    ram: Arc<Ram>,
+    vm: Arc<Vm>,
+    unplugged: Receiver<Result<(), Reason>>,
+    interrupt: Sender<Result<(), Reason>>,
+}
+
+fn ended() -> Reason {
+    "the machine has ended".into()
+}
+
+impl MachineSource {
+    fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Board) -> Result<T, Reason> + Send + 'static,
+    ) -> Result<T, Reason> {
+        self.control.ask(job).map_err(|_| ended())?
+    }
+}
+
+impl Source for MachineSource {
+    fn ram(&self) -> Arc<Ram> {
+        Arc::clone(&self.ram)
+    }
+
+    fn configuration(&mut self) -> Result<Configuration, Reason> {
+        self.ask(|board| match board.migration_blocker() {
+            Some(why) => Err(Reason(why)),
+            None => Ok(board.configuration()),
+        })
+    }
+
+    fn connected(&mut self) -> Result<Unplug, Reason> {
+        self.ask(Board::source_connected)
+    }
+
+    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<(), Reason> {
+        let sender = self.interrupt.clone();
+        interrupt.on_cancel(move || {
+            // Nobody waits any more: then nobody is to be woken.
+            let _ = sender.send(Err("interrupted".into()));
+        });
+        self.unplugged.recv().map_err(|_| ended())?
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), Reason> {
+        self.ram.forget_device_dirty();
+        self.vm.set_dirty_log(true).map_err(Reason::new)
+    }
+
+    fn sync_dirty(&mut self, into: &mut DirtyPages) -> Result<(), Reason> {
+        for log in self.vm.dirty_log().map_err(Reason::new)? {
+            if !into.merge_slot_log(&self.ram, GuestAddress(log.guest), &log.bitmap) {
+                return Err("the hypervisor's dirty log does not fit guest RAM".into());
+            }
+        }
+        self.ram.take_device_dirty(into);
+        Ok(())
+    }
+
+    fn pass(&mut self, count: u64) {
+        self.control
+            .post(move |board| board.emit(MachineEvent::MigrationPass(count)));
+    }
+
+    fn stop_vm(&mut self) -> Result<StoppedVm, Reason> {
+        self.ask(Board::stop_for_migration)
+    }
+
+    fn save_devices(&mut self) -> Result<Vec<DevicePayload>, Reason> {
+        self.ask(|board| board.save_all())
+    }
+
+    fn resume_vm(&mut self, stopped: StoppedVm) {
+        // The machine may be ending: then nothing is to be resumed.
+        let _ = self
+            .control
+            .ask(move |board| board.resume_after_migration(stopped));
+    }
+
+    fn stop_dirty_log(&mut self) {
+        if let Err(error) = self.vm.set_dirty_log(false) {
+            tracing::warn!(%error, "the dirty log stays on");
+        }
+    }
+
+    fn ended(&mut self, outcome: &Outcome) {
+        let outcome = outcome.clone();
+        // As above.
+        let _ = self
+            .control
+            .ask(move |board| board.outgoing_ended(&outcome));
+    }
+}
+
+impl Board {
+    /// `migrate`: begins to send this machine to `uri`. `named_fd` finds the descriptor of an `fd:NAME`. Answers once
+    /// the transport is there (then every primary has been asked for) or has failed.
+    pub fn migrate(
+        &mut self,
+        uri: &str,
+        named_fd: &mut dyn FnMut(&str) -> Option<OwnedFd>,
+        reply: MigrateReply,
+    ) {
+        if let Err(error) = self.may_migrate() {
+            return reply(Err(error));
+        }
+        let address = match uri.parse::<Address>() {
+            Ok(address) => address,
+            Err(error) => return reply(Err(MachineError::refused(error.to_string()))),
+        };
+        let (sender, receiver) = channel();
+        let source = MachineSource {
+            control: self.control.clone(),
+            ram: Arc::clone(&self.ram),
+            vm: Arc::clone(&self.vm),
+            unplugged: receiver,
+            interrupt: sender.clone(),
+        };
+        let control = self.control.clone();
+        let options = OutgoingOptions {
+            address,
+            parameters: self.outgoing.parameters.clone(),
+            pause_before_switchover: self
+                .outgoing
+                .capabilities
+                .has(Capability::PauseBeforeSwitchover),
+            clock: Arc::new(MonotonicClock::new()),
+            on_change: Box::new(move |_, to: State| {
+                control.post(move |board| board.migration_state(to))
+            }),
+        };
+        self.outgoing.unplugged = Some(sender);
+        self.outgoing.reply = Some(reply);
+        match Outgoing::start(Box::new(source), options, named_fd) {
+            Ok(outgoing) => self.outgoing.current = Some(outgoing),
+            Err(error) => {
+                self.outgoing.unplugged = None;
+                self.outgoing
+                    .answer(Err(MachineError::refused(error.to_string())));
+            }
+        }
+    }
+
+    fn may_migrate(&self) -> Result<(), MachineError> {
+        if self.outgoing.in_progress() {
+            return Err(MachineError::refused(
+                "There's a migration process in progress",
+            ));
+        }
+        match self.run_state {
+            RunState::InMigrate => Err(MachineError::refused(
+                "Guest is waiting for an incoming migration",
+            )),
+            RunState::PostMigrate => Err(MachineError::refused(
+                "Can't migrate the vm that was paused due to previous migration",
+            )),
+            _ => match self.migration_blocker() {
+                Some(why) => Err(MachineError::refused(why)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The state changed; told in order.
+    pub(crate) fn migration_state(&mut self, state: State) {
+        self.emit(MachineEvent::Migration(state.name().to_owned()));
+    }
+
+    fn source_connected(&mut self) -> Result<Unplug, Reason> {
+        let before = self.pairs.pairs().gate();
+        let begun = self.begin_unplug().map_err(Reason::new);
+        tracing::debug!(?before, after = ?self.pairs.pairs().gate(), "asked for the primaries");
+        self.outgoing.answer(Ok(()));
+        begun?;
+        match self.pairs.pairs().gate() {
+            failover::Gate::Waiting => Ok(Unplug::Asked),
+            failover::Gate::Open => Ok(Unplug::NotNeeded),
+            // Refused: the reason waits in the channel.
+            _ => Ok(Unplug::Asked),
+        }
+    }
+
+    fn stop_for_migration(&mut self) -> Result<StoppedVm, Reason> {
+        self.pairs.pairs().may_switch_over().map_err(Reason::new)?;
+        let from = self.run_state;
+        let was_running = from.is_running();
+        if was_running {
+            self.halt();
+        }
+        if let Err(error) = self.run_state.go(RunState::FinishMigrate) {
+            if was_running {
+                self.go();
+            }
+            return Err(Reason::new(error));
+        }
+        self.outgoing.stopped_from = Some(from);
+        if was_running {
+            self.emit(MachineEvent::Stop);
+        }
+        Ok(StoppedVm { was_running })
+    }
+
+    fn resume_after_migration(&mut self, stopped: StoppedVm) {
+        let back = self
+            .outgoing
+            .stopped_from
+            .take()
+            .unwrap_or(RunState::Running);
+        if let Err(error) = self.run_state.go(back) {
+            tracing::error!(%error, "the machine could not be given back its run state");
+        }
+        if stopped.was_running {
+            self.go();
+            self.emit(MachineEvent::Resume);
+        }
+    }
+
+    fn outgoing_ended(&mut self, outcome: &Outcome) {
+        self.outgoing.unplugged = None;
+        self.outgoing.answer(Ok(()));
+        match outcome {
+            Outcome::Completed
+            | Outcome::Failed {
+                vm: VmIs::PerhapsThere,
+                ..
+            } => {
+                self.outgoing.stopped_from = None;
+                if let Err(error) = self.run_state.go(RunState::PostMigrate) {
+                    tracing::error!(%error, "after the migration");
+                }
+                self.migration_ended(true);
+            }
+            Outcome::Cancelled | Outcome::Failed { vm: VmIs::Here, .. } => {
+                self.migration_ended(false)
+            }
+        }
+        if let Outcome::Failed { why, .. } = outcome {
+            tracing::warn!(why, "the migration failed");
+        }
+    }
+
+    /// `migrate_cancel`; does nothing when there is nothing to cancel.
+    pub fn migrate_cancel(&mut self) {
+        if let Some(outgoing) = &self.outgoing.current {
+            outgoing.cancel();
+        }
+    }
+
+    /// `migrate-continue`.
+    ///
+    /// # Errors
+    /// No migration waits for it.
+    pub fn migrate_continue(&mut self) -> Result<(), MachineError> {
+        match &self.outgoing.current {
+            Some(outgoing) => outgoing
+                .proceed()
+                .map_err(|e| MachineError::refused(e.to_string())),
+            None => Err(MachineError::refused(
+                "Migration not in expected state: none",
+            )),
+        }
+    }
+
+    /// The migration's settings.
+    pub fn migrate_parameters(&self) -> Parameters {
+        self.outgoing.parameters.get()
+    }
+
+    /// `migrate-set-parameters`: all of them, or none.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn migrate_set_parameters(
+        &mut self,
+        update: &ParametersUpdate,
+    ) -> Result<(), MachineError> {
+        self.outgoing
+            .parameters
+            .update(update)
+            .map_err(|e| MachineError::refused(e.to_string()))
+    }
+
+    /// Which capabilities are on.
+    pub fn migrate_capabilities(&self) -> &Capabilities {
+        &self.outgoing.capabilities
+    }
+
+    /// `migrate-set-capabilities`: all of them, or none.
+    ///
+    /// # Errors
+    /// A migration is under way, or one is switched on that is not supported.
+    pub fn migrate_set_capabilities(
+        &mut self,
+        wishes: &[(Capability, bool)],
+    ) -> Result<(), MachineError> {
+        if self.outgoing.in_progress() {
+            return Err(MachineError::refused(
+                "There's a migration process in progress",
+            ));
+        }
+        self.outgoing
+            .capabilities
+            .set(wishes)
+            .map_err(|e| MachineError::refused(e.to_string()))
+    }
+
+    /// `query-migrate`: of the migration away from here, or else of the one that brought the guest.
+    pub fn migrate_info(&self) -> Option<Info> {
+        self.outgoing.info().or_else(|| self.incoming.info())
+    }
+}

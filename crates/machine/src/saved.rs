@@ -1,0 +1,217 @@
+//! The machine's state as payloads, one a device, and back.
+
+use crate::board::Board;
+use crate::chipset::power::PowerState;
+use crate::chipset::rtc::RtcState;
+use crate::chipset::serial::UartState;
+use hypervisor::{IrqchipState, VcpuState};
+use migration::{BlockShape, Configuration, DevicePayload, DevicePayloads, DeviceShape, Reason};
+use minicbor::{Decode, Encode};
+
+/// What is not a PCI function nor the hypervisor's.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct ChipsetState {
+    #[n(0)]
+    power: PowerState,
+    #[n(1)]
+    rtc: RtcState,
+    #[n(2)]
+    serials: Vec<UartState>,
+    #[n(3)]
+    config_address: u32,
+}
+
+const CHIPSET: &str = "chipset";
+const CHIPSET_VERSION: u32 = 1;
+const IRQCHIP: &str = "kvm-irqchip";
+const HOTPLUG: &str = "acpi-pci-hotplug";
+
+fn vcpu_name(index: usize) -> String {
+    format!("cpu/{index}")
+}
+
+fn payload<T: Encode<()>>(name: &str, version: u32, state: &T) -> Result<DevicePayload, Reason> {
+    let bytes = minicbor::to_vec(state)
+        .map_err(|e| Reason(format!("the state of '{name}' cannot be encoded: {e}")))?;
+    Ok(DevicePayload {
+        name: name.to_owned(),
+        version,
+        bytes,
+    })
+}
+
+fn decode<'b, T: Decode<'b, ()>>(payload: &'b DevicePayload) -> Result<T, Reason> {
+    minicbor::decode(&payload.bytes)
+        .map_err(|e| Reason(format!("the state of '{}' is malformed: {e}", payload.name)))
+}
+
+impl Board {
+    /// Functions with state, by the names of their payloads: the place on the bus and the id.
+    fn functions(&self) -> Vec<(String, pci::Function)> {
+        let name = |f: &pci::Function| {
+            let (bus, devfn) = self.root.slot_of(&f.id)?;
+            Some(format!("{bus}/{:02x}.{}/{}", devfn >> 3, devfn & 7, f.id))
+        };
+        let mut named = Vec::new();
+        for function in self.root.functions() {
+            if self.pairs.primary(&function.id).is_some() {
+                continue;
+            }
+            if let Some(name) = name(&function) {
+                named.push((name, function));
+            }
+        }
+        named
+    }
+
+    /// What both sides of a migration must have alike.
+    pub(crate) fn configuration(&self) -> Configuration {
+        let shape = |name: String, model: &str| DeviceShape {
+            name,
+            model: model.to_owned(),
+        };
+        let mut devices: Vec<DeviceShape> = (0..self.cpus.count())
+            .map(|i| shape(vcpu_name(i), "vcpu"))
+            .collect();
+        devices.push(shape(IRQCHIP.into(), IRQCHIP));
+        devices.push(shape(CHIPSET.into(), CHIPSET));
+        devices.push(shape(HOTPLUG.into(), HOTPLUG));
+        devices.extend(
+            self.functions()
+                .into_iter()
+                .map(|(name, f)| shape(name, &f.model)),
+        );
+        let block = |b: &memory::RamBlock| BlockShape {
+            name: b.name().to_owned(),
+            size_bytes: b.size_bytes(),
+        };
+        Configuration {
+            machine: self.config.machine.type_name.clone(),
+            blocks: self.ram.blocks().iter().map(block).collect(),
+            devices,
+            uuid: self.config.uuid.map(|u| u.to_string()),
+            program: format!("Standfast {}", env!("CARGO_PKG_VERSION")),
+            page_bytes: 0,
+            answers: false,
+        }
+    }
+
+    /// A device that cannot be migrated, if there is one, and why.
+    pub(crate) fn migration_blocker(&self) -> Option<String> {
+        self.functions().into_iter().find_map(|(_, f)| {
+            let device = self.devices.get(&f.id)?;
+            matches!(device.body, crate::devices::Body::Vfio).then(|| {
+                format!(
+                    "{}: VFIO device without failover_pair_id cannot be migrated: pair it with a virtio-net device, or unplug it first",
+                    f.device.label()
+                )
+            })
+        })
+    }
+
+    /// The state of everything; the machine is stopped.
+    pub(crate) fn save_all(&self) -> Result<Vec<DevicePayload>, Reason> {
+        let mut all = Vec::new();
+        for (index, state) in self
+            .cpus
+            .on_each(|vcpu| vcpu.save())
+            .map_err(Reason::new)?
+            .iter()
+            .enumerate()
+        {
+            all.push(payload(
+                &vcpu_name(index),
+                u32::from(VcpuState::VERSION),
+                state,
+            )?);
+        }
+        let irqchip = self.vm.save_irqchip().map_err(Reason::new)?;
+        all.push(payload(
+            IRQCHIP,
+            u32::from(IrqchipState::VERSION),
+            &irqchip,
+        )?);
+        let chipset = ChipsetState {
+            power: self.chipset.power.save(),
+            rtc: self.chipset.rtc.save(),
+            serials: self.chipset.serials.iter().map(|s| s.save()).collect(),
+            config_address: self.chipset.config_ports.address(),
+        };
+        all.push(payload(CHIPSET, CHIPSET_VERSION, &chipset)?);
+        let hotplug = self.hotplug.acpi();
+        let bytes = hotplug.save().map_err(Reason::new)?;
+        all.push(DevicePayload {
+            name: HOTPLUG.into(),
+            version: u32::from(hotplug.state_version()),
+            bytes,
+        });
+        for (name, function) in self.functions() {
+            let bytes = function.device.save().map_err(Reason::new)?;
+            all.push(DevicePayload {
+                name,
+                version: u32::from(function.device.state_version()),
+                bytes,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Takes over the state of everything; the machine is stopped. The payloads are hostile input.
+    pub(crate) fn load_all(&mut self, payloads: &mut DevicePayloads) -> Result<(), Reason> {
+        for (name, function) in self.functions() {
+            let saved = payloads.require(&name, u32::from(function.device.state_version()))?;
+            let version = u16::try_from(saved.version).unwrap_or(u16::MAX);
+            function
+                .device
+                .restore(version, &saved.bytes)
+                .map_err(Reason::new)?;
+        }
+        let hotplug = self.hotplug.acpi();
+        let saved = payloads.require(HOTPLUG, u32::from(hotplug.state_version()))?;
+        let version = u16::try_from(saved.version).unwrap_or(u16::MAX);
+        hotplug
+            .restore(version, &saved.bytes)
+            .map_err(Reason::new)?;
+        self.root.redecode_all();
+        let saved = payloads.require(CHIPSET, CHIPSET_VERSION)?;
+        self.load_chipset(decode(&saved)?)?;
+        let mut vcpus: Vec<VcpuState> = Vec::new();
+        for index in 0..self.cpus.count() {
+            let saved = payloads.require(&vcpu_name(index), u32::from(VcpuState::VERSION))?;
+            vcpus.push(decode(&saved)?);
+        }
+        // The local APICs before the rest, the clock last: it runs from the moment it is set.
+        self.cpus
+            .on_each(move |vcpu| match vcpus.get(vcpu.index() as usize) {
+                Some(state) => vcpu.restore(state),
+                None => Ok(()),
+            })
+            .map_err(Reason::new)?;
+        let saved = payloads.require(IRQCHIP, u32::from(IrqchipState::VERSION))?;
+        self.vm
+            .restore_irqchip(&decode(&saved)?)
+            .map_err(Reason::new)
+    }
+
+    fn load_chipset(&self, state: ChipsetState) -> Result<(), Reason> {
+        if state.serials.len() != self.chipset.serials.len() {
+            return Err(Reason(format!(
+                "the source has {} serial ports, this machine {}: give it the source's options",
+                state.serials.len(),
+                self.chipset.serials.len()
+            )));
+        }
+        let serials = self
+            .chipset
+            .serials
+            .iter()
+            .zip(&state.serials)
+            .all(|(port, saved)| port.restore(saved));
+        if !serials || !self.chipset.rtc.restore(state.rtc) {
+            return Err("the state of 'chipset' does not fit its registers".into());
+        }
+        self.chipset.power.restore(state.power);
+        self.chipset.config_ports.set_address(state.config_address);
+        Ok(())
+    }
+}
