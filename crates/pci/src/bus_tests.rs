@@ -3,6 +3,7 @@
 use crate::testing::{FakeFunction, MEM32, Told, complex, function, port};
 use crate::{BarKind, Bdf, RootComplex, SlotDriver, SlotError, regs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 fn read32(root: &RootComplex, bdf: Bdf, offset: u16) -> u32 {
     let mut data = [0; 4];
@@ -210,6 +211,41 @@ fn a_secondary_bus_reset_resets_what_is_below() {
     assert_eq!(nic.told(), [], "untouched since");
 }
 
+#[test]
+fn no_access_outlives_its_function() {
+    let root = complex();
+    let bars = [(0, BarKind::Memory32, 0x1000, false)];
+    let nic = FakeFunction::new("nic", &bars);
+    let nic_at = Bdf::new(0, 3, 0);
+    let (done, reached) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    if root.mmio_write(0xd000_0000, &[1; 8]) {
+                        reached.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        for _ in 0..300 {
+            root.insert("pcie.0", 3 << 3, function("nic", nic.clone()))
+                .unwrap();
+            write32(&root, nic_at, 0x10, 0xd000_0000);
+            write16(&root, nic_at, regs::COMMAND, 2);
+            // Taken out while the threads are at it.
+            let before = reached.load(Ordering::SeqCst);
+            while reached.load(Ordering::SeqCst) == before {
+                std::thread::yield_now();
+            }
+            root.remove("nic").unwrap();
+            let mut data = [0];
+            assert!(!root.mmio_read(0xd000_0000, &mut data));
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}
+
 mod hostile {
     use super::*;
     use crate::lock::lock;
@@ -242,6 +278,11 @@ mod hostile {
             address: u64,
             data: Vec<u8>,
         },
+        Aim {
+            at: usize,
+            register: u16,
+            base: u32,
+        },
         Plug,
         Unplug(u8),
         Reset,
@@ -265,6 +306,9 @@ mod hostile {
             2 => (0u16..0x20, data(), any::<bool>())
                 .prop_map(|(offset, data, read)| Act::Acpi { offset, data, read }),
             2 => (address, data()).prop_map(|(address, data)| Act::Memory { address, data }),
+            8 => (0usize..4, prop_oneof![Just(0x10u16), Just(0x1c), Just(0x18)], 0u32..8).prop_map(
+                |(at, register, step)| Act::Aim { at, register, base: 0xd000_0000 + step * 0x1_0000 }
+            ),
             1 => Just(Act::Plug),
             1 => (0u8..4).prop_map(Act::Unplug),
             1 => Just(Act::Reset),
@@ -293,6 +337,8 @@ mod hostile {
             let (ports, ecam) = (ConfigPorts::new(Arc::clone(&root)), Ecam::new(Arc::clone(&root), 4));
             for bus in [2u8, 3] {
                 root.config_write(Bdf::new(0, bus, 0), regs::PRIMARY_BUS, &[0, bus - 1, bus - 1]);
+                root.config_write(Bdf::new(0, bus, 0), regs::MEMORY_BASE, &[0, 0xd0, 0x10, 0xd0]);
+                root.config_write(Bdf::new(0, bus, 0), regs::COMMAND, &[7, 0]);
             }
             for act in acts {
                 match act {
@@ -322,6 +368,13 @@ mod hostile {
                         let port = u16::try_from(address & 0xffff).unwrap();
                         root.pio_write(port, &data);
                         root.pio_read(port, &mut data);
+                    }
+                    // Few places for many regions: they meet.
+                    Act::Aim { at, register, base } => {
+                        let bdf = [(1, 0), (2, 0), (0, 4), (0, 5)].map(|(bus, device)| Bdf::new(bus, device, 0))[at];
+                        write32(&root, bdf, register, base);
+                        write32(&root, bdf, 0x14, 0);
+                        write16(&root, bdf, regs::COMMAND, 7);
                     }
                     Act::Plug => {
                         let _ = hotplug.plug("rp0", 0, function("a", nics[0].clone()));

@@ -297,3 +297,203 @@ impl Bus<'_> {
         self.write16(found.bdf, regs::COMMAND, command);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeFunction, IO, MEM32, MEM64, complex, function, port};
+    use crate::{BarRegion, BusSnapshot, FunctionSnapshot, SlotDriver};
+    use std::sync::Arc;
+
+    fn windows(mem64: bool) -> FirmwareWindows {
+        FirmwareWindows {
+            io: IO.0..=IO.1,
+            mem32: MEM32.0..=MEM32.1,
+            mem64_prefetch: mem64.then_some(MEM64.0..=MEM64.1),
+            interrupt_lines: [10, 10, 11, 11, 10, 10, 11, 11],
+        }
+    }
+
+    const E1000E: [(usize, BarKind, u64, bool); 4] = [
+        (0, BarKind::Memory32, 0x2_0000, false),
+        (1, BarKind::Memory32, 0x2_0000, false),
+        (2, BarKind::Io, 0x20, false),
+        (3, BarKind::Memory32, 0x4000, false),
+    ];
+    const VF: [(usize, BarKind, u64, bool); 2] = [
+        (0, BarKind::Memory64, 0x4000, false),
+        (3, BarKind::Memory64, 0x4000, true),
+    ];
+
+    /// A NIC on bus 0 and `ports` ports, every third one occupied.
+    fn tree(ports: u8) -> Arc<RootComplex> {
+        let root = complex();
+        root.insert(
+            "pcie.0",
+            1 << 3,
+            function("net0", FakeFunction::new("net0", &E1000E)),
+        )
+        .unwrap();
+        for index in 0..ports {
+            let id = format!("rp{index}");
+            // Eight ports a device, as many a machine with more than thirty has them.
+            let mut config = port(&id, u16::from(index), SlotDriver::Acpi)
+                .0
+                .config()
+                .clone();
+            config.multifunction = true;
+            let made = crate::RootPort::new(config, &crate::testing::RecordingPlatform::default());
+            root.insert_port((2 << 3) + index, Arc::new(made.unwrap()))
+                .unwrap();
+            if index % 3 == 0 {
+                let bars = if index % 2 == 0 {
+                    E1000E.as_slice()
+                } else {
+                    VF.as_slice()
+                };
+                let id = format!("d{index}");
+                root.insert(
+                    &format!("rp{index}"),
+                    0,
+                    function(&id, FakeFunction::new(&id, bars)),
+                )
+                .unwrap();
+            }
+        }
+        root
+    }
+
+    fn everything_is_reachable(functions: &[FunctionSnapshot]) {
+        for function in functions {
+            for region in &function.regions {
+                assert_eq!(
+                    region.at,
+                    Some(region.region.base),
+                    "{} {region:?}",
+                    function.id
+                );
+            }
+            if let Some(bridge) = &function.bridge {
+                everything_is_reachable(&bridge.bus.functions);
+            }
+        }
+    }
+
+    fn below(snapshot: &BusSnapshot, port: &str) -> Vec<FunctionSnapshot> {
+        let port = snapshot.functions.iter().find(|f| f.id == port).unwrap();
+        port.bridge.as_ref().unwrap().bus.functions.clone()
+    }
+
+    #[test]
+    fn everything_is_placed_and_the_same_after_a_reset() {
+        for mem64 in [true, false] {
+            let root = tree(64);
+            let done = assign(&root, &windows(mem64));
+            assert_eq!(
+                done,
+                Assignment {
+                    last_bus: 64,
+                    unplaced: Vec::new()
+                }
+            );
+            let first = root.snapshot();
+            everything_is_reachable(&first.functions);
+            assert_eq!(first.functions[0].interrupt_line, 10);
+            assert_eq!(assign(&root, &windows(mem64)), done);
+            assert_eq!(root.snapshot(), first);
+            root.reset();
+            assign(&root, &windows(mem64));
+            assert_eq!(root.snapshot(), first);
+        }
+    }
+
+    #[test]
+    fn a_nic_plugged_later_finds_room_in_every_window() {
+        for mem64 in [true, false] {
+            let root = tree(9);
+            assign(&root, &windows(mem64));
+            for (index, bars) in [E1000E.as_slice(), VF.as_slice()].into_iter().enumerate() {
+                let id = format!("late{index}");
+                let bus = format!("rp{}", index + 1);
+                let device = FakeFunction::new(&id, bars);
+                root.insert_hot(&bus, 0, function(&id, device)).unwrap();
+                place_as_linux_does(&root, &bus, bars);
+                everything_is_reachable(&below(&root.snapshot(), &bus));
+            }
+        }
+    }
+
+    /// Puts each region of the newcomer below `bus` into the window of its kind.
+    fn place_as_linux_does(root: &RootComplex, bus: &str, bars: &[(usize, BarKind, u64, bool)]) {
+        let snapshot = root.snapshot();
+        let port = snapshot.functions.iter().find(|f| f.id == bus).unwrap();
+        let windows = port.bridge.as_ref().unwrap().windows.clone();
+        let bdf = Bdf::new(windows.secondary, 0, 0);
+        let mut next = [&windows.io, &windows.memory, &windows.prefetchable]
+            .map(|window| *window.as_ref().unwrap().start());
+        for &(bar, kind, size, prefetchable) in bars {
+            let at = match kind {
+                BarKind::Io => &mut next[0],
+                BarKind::Memory64 if prefetchable => &mut next[2],
+                _ => &mut next[1],
+            };
+            let base = at.next_multiple_of(size);
+            *at = base + size;
+            let register = regs::BAR0 + 4 * u16::try_from(bar).unwrap();
+            let bytes = base.to_le_bytes();
+            root.config_write(bdf, register, &bytes[..4]);
+            if kind == BarKind::Memory64 {
+                root.config_write(bdf, register + 4, &bytes[4..]);
+            }
+        }
+        root.config_write(bdf, regs::COMMAND, &[7, 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_and_stays_off() {
+        let root = tree(4);
+        let mut small = windows(false);
+        small.mem32 = MEM32.0..=MEM32.0 + 0x3f_ffff;
+        let done = assign(&root, &small);
+        let snapshot = root.snapshot();
+        assert!(
+            done.unplaced.is_empty(),
+            "without room to spare it fits: {done:?}"
+        );
+        everything_is_reachable(&snapshot.functions);
+        small.mem32 = MEM32.0..=MEM32.0 + 0x6_ffff;
+        let done = assign(&root, &small);
+        assert!(!done.unplaced.is_empty());
+        let d0 = &below(&root.snapshot(), "rp0")[0];
+        let memory = |r: &&crate::RegionSnapshot| !r.is_io();
+        assert!(d0.regions.iter().filter(memory).all(|r| r.at.is_none()));
+        assert!(d0.regions.iter().any(|r| r.at.is_some()), "I/O is there");
+    }
+
+    #[test]
+    fn huge_and_odd_regions_do_not_upset_the_plan() {
+        let root = complex();
+        let bars = [
+            (0, BarKind::Memory64, 1 << 40, true),
+            (2, BarKind::Memory64, 1 << 33, true),
+            (4, BarKind::Memory32, 1 << 31, false),
+        ];
+        root.insert_port(2 << 3, port("rp0", 1, SlotDriver::Acpi).0)
+            .unwrap();
+        root.insert("rp0", 0, function("gpu", FakeFunction::new("gpu", &bars)))
+            .unwrap();
+        let done = assign(&root, &windows(true));
+        let nic = Bdf::new(1, 0, 0);
+        assert!(done.unplaced.contains(&(nic, 4)) && done.unplaced.contains(&(nic, 0)));
+        let gpu = &below(&root.snapshot(), "rp0")[0];
+        assert_eq!(
+            gpu.regions[2].region,
+            BarRegion {
+                kind: BarKind::Memory32,
+                base: 0,
+                size: 1 << 31,
+                prefetchable: false
+            }
+        );
+    }
+}

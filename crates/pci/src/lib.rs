@@ -21,6 +21,8 @@ mod firmware;
 mod firmware_plan;
 mod host_bridge;
 mod hotplug;
+#[cfg(test)]
+mod hotplug_tests;
 mod intx;
 mod lock;
 mod msi;

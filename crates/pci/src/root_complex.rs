@@ -168,8 +168,8 @@ impl RootComplex {
 
     // ---- memory and I/O ----
 
-    /// Reads memory. False, and `data` untouched, where no function's region begins at or before `address`.
-    /// An access that ends after the region it begins in reads all ones.
+    /// Reads memory. False, and `data` untouched, where `address` is in no function's region. An access that
+    /// ends after the region it begins in reads all ones.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> bool {
         read_from(&read(&self.map).memory, address, data)
     }

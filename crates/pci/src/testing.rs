@@ -11,6 +11,7 @@ use crate::root_port::{RootPort, RootPortConfig, SlotDriver};
 use crate::slot_event::{SlotEvent, SlotListener};
 use crate::topology::Function;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -186,6 +187,7 @@ pub(crate) struct FakeFunction {
     space: Mutex<ConfigSpace>,
     pub(crate) memory: Mutex<Vec<u8>>,
     told: Mutex<Vec<Told>>,
+    in_slot: AtomicBool,
 }
 
 impl FakeFunction {
@@ -208,6 +210,7 @@ impl FakeFunction {
             space: Mutex::new(layout.build()),
             memory: Mutex::new(vec![0; 0x1_0000]),
             told: Mutex::new(Vec::new()),
+            in_slot: AtomicBool::new(false),
         })
     }
 
@@ -235,6 +238,10 @@ impl PciDevice for FakeFunction {
     }
 
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        assert!(
+            self.in_slot.load(Ordering::SeqCst),
+            "accessed after it was detached"
+        );
         let size = self.decode().bars[bar].unwrap().size;
         assert!(offset + data.len() as u64 <= size);
         let memory = lock(&self.memory);
@@ -244,6 +251,10 @@ impl PciDevice for FakeFunction {
     }
 
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        assert!(
+            self.in_slot.load(Ordering::SeqCst),
+            "accessed after it was detached"
+        );
         let size = self.decode().bars[bar].unwrap().size;
         assert!(offset + data.len() as u64 <= size);
         let mut memory = lock(&self.memory);
@@ -257,10 +268,12 @@ impl PciDevice for FakeFunction {
     }
 
     fn connect_intx(&self, _: Arc<dyn IntxLine>) {
+        self.in_slot.store(true, Ordering::SeqCst);
         lock(&self.told).push(Told::Connected);
     }
 
     fn detached(&self) {
+        self.in_slot.store(false, Ordering::SeqCst);
         lock(&self.told).push(Told::Detached);
     }
 
