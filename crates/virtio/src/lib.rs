@@ -21,6 +21,7 @@ mod blk;
 mod chain;
 mod device;
 pub mod features;
+mod fuzz;
 mod io_buffer;
 mod lock;
 mod net;
@@ -34,6 +35,7 @@ mod worker;
 pub use blk::{BlkConfig, VirtioBlk};
 pub use chain::{CHAIN_MAX, RingError};
 pub use device::{DeviceKind, Run, VirtioDevice};
+pub use fuzz::fuzz_queue;
 pub use io_buffer::{
     IO_BUFFERS_MAX, IoBuffer, gather, preadv, pwritev, readv, scatter, skip, total_len, writev,
 };

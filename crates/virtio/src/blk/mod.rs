@@ -102,6 +102,21 @@ impl VirtioBlk {
     }
 }
 
+/// A small disk in memory, for [`fuzz_queue`](crate::fuzz_queue).
+pub(crate) fn fuzz_disk() -> io::Result<impl crate::single::Requests> {
+    let file = rustix::fs::memfd_create("fuzzed disk", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let file = File::from(file);
+    file.set_len(64 * SECTOR_BYTES)?;
+    Ok(Disk {
+        label: "fuzzed".to_owned(),
+        file,
+        sectors: 64,
+        read_only: false,
+        discard: true,
+        serial: [b'x'; 20],
+    })
+}
+
 struct BlkDevice {
     queue: SingleQueue,
     disk: Arc<Disk>,

@@ -12,6 +12,7 @@ mod transmit;
 
 pub use backend::{NetBackend, Offloads, Unconnected, VNET_HEADER_BYTES, unless_blocked};
 pub use filter::{MAC_TABLE_ENTRIES, MacAddr, RxFilter};
+pub(crate) use pair::fuzz_pair;
 pub use shared::NetCounters;
 
 use crate::features::{net, ring};

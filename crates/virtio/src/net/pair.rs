@@ -211,3 +211,52 @@ impl Serving<'_> {
         Ok(())
     }
 }
+
+/// Lets the three queues of a pair run for some turns without a thread, for [`fuzz_queue`](crate::fuzz_queue).
+pub(crate) fn fuzz_pair(
+    backend: Arc<dyn super::NetBackend>,
+    signals: &Signals,
+    ram: &GuestRam,
+    features: u64,
+    queues: [Option<Virtqueue>; 3],
+) {
+    let listener = Arc::new(|_: super::NetEvent| ());
+    let mac = super::MacAddr([2, 0, 0, 0, 0, 1]);
+    let Ok(shared) = Shared::new("fuzzed".to_owned(), backend, listener, mac, 1) else {
+        return;
+    };
+    shared.features.store(features, Ordering::Release);
+    shared.change(|rules| rules.offloads = super::Offloads::from_bits_truncate(features));
+    let Some(counters) = shared.counters.first() else {
+        return;
+    };
+    let mergeable = features & net::MRG_RXBUF != 0;
+    let mut context = Context::new(&shared, signals, ram, counters, 0);
+    let [rx, tx, control] = queues;
+    if let Some(control) = control {
+        let mut control = Control::new(control, 2);
+        for _ in 0..4 {
+            if control.serve(&context).is_err() {
+                break;
+            }
+            context.renew();
+        }
+    }
+    if let Some(tx) = tx {
+        let mut tx = Transmitter::new(tx, 1);
+        for _ in 0..4 {
+            if tx.transmit(&context).is_err() {
+                break;
+            }
+        }
+    }
+    if let Some(rx) = rx {
+        let mut rx = Receiver::new(rx, 0, mergeable, Vec::new());
+        for _ in 0..4 {
+            if rx.kicked(ram).is_err() || rx.receive(&context).is_err() {
+                break;
+            }
+        }
+        drop(rx.into_parts());
+    }
+}
