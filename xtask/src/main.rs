@@ -4,6 +4,7 @@ mod build;
 mod demo;
 mod lab_commands;
 mod native;
+mod test;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,10 @@ struct Cli {
 enum Task {
     /// The main job: a guest with a passed-through NIC migrates; shown and measured.
     Demo(demo::DemoOptions),
+    /// Every test: cargo's, then the lab scenarios.
+    Test(test::TestOptions),
+    /// What has to hold before a change is taken: fmt, clippy, docs, and every test.
+    Ci(test::TestOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -47,6 +52,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Ci(options) => test::ci(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
     }

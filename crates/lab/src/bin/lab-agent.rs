@@ -127,7 +127,7 @@ fn logs() -> PathBuf {
 fn scenarios(place: &Place, names: &[String]) -> Result<ExitCode> {
     let mut bench = place.bench()?;
     let (passed, failed) = scenario::run_all(&mut bench, names, &logs())?;
-    println!("{passed} passed, {} failed", failed.len());
+    println!("lab scenarios: {passed} passed, {} failed", failed.len());
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {

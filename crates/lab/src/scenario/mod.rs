@@ -136,38 +136,36 @@ impl Bench {
     /// Waits until the guest has each of its primaries enslaved and carrying, and answers the
     /// client on every address.
     pub fn settled(&self, vm: &mut Vm) -> Result<Reply> {
-        let mut state = vm.agent.state()?;
         for index in 0..vm.config.pairs.len() {
-            state = self.on_primary(vm, index)?;
+            self.on_primary(vm, index)?;
         }
         for index in 0..vm.config.pairs.len() {
             self.reachable(index)?;
         }
         vm.check_alive()?;
-        Ok(state)
+        vm.agent.state()
     }
 
     /// Waits until the guest has the primary of one pair enslaved and carrying.
-    pub fn on_primary(&self, vm: &mut Vm, index: usize) -> Result<Reply> {
+    pub fn on_primary(&self, vm: &mut Vm, index: usize) -> Result<()> {
         let mac = mac(index);
         let has = |reply: &Reply| {
             links::primary(&reply.links, &mac).is_some_and(|(_, link)| link.carrying)
         };
-        let state = vm.agent.state()?;
-        if has(&state) {
-            return Ok(state);
+        if has(&vm.agent.state()?)
+            || vm
+                .agent
+                .wait(crate::clock::now_us(), PRIMARY_LIMIT, has)
+                .is_some()
+        {
+            return Ok(());
         }
-        match vm.agent.wait(crate::clock::now_us(), PRIMARY_LIMIT, has) {
-            Some((_, reply)) => Ok(reply),
-            None => {
-                vm.check_alive()?;
-                bail!(
-                    "{}: the guest has no primary with {mac} that carries: {:?}",
-                    vm.config.name,
-                    vm.agent.state()?.links
-                )
-            }
-        }
+        vm.check_alive()?;
+        bail!(
+            "{}: the guest has no primary with {mac} that carries: {:?}",
+            vm.config.name,
+            vm.agent.state()?.links
+        )
     }
 
     /// Waits until the guest has no primary for one pair.

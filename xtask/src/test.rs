@@ -1,0 +1,253 @@
+//! `cargo xtask test` and `cargo xtask ci`: every test, and what else has to hold.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use lab::cleanup::{self, Owned};
+use lab::l1::{self, L1};
+use lab::progress::say;
+use lab::wire::Open;
+
+use crate::build::Workspace;
+use crate::lab_commands::{LabPlace, path, stage};
+
+#[derive(Args)]
+pub(crate) struct TestOptions {
+    #[command(flatten)]
+    place: LabPlace,
+    /// The VMM that the lab scenarios run.
+    #[arg(long, default_value = "standfast")]
+    vmm: String,
+    /// Leave the lab scenarios out (and say so).
+    #[arg(long)]
+    no_lab: bool,
+    /// Run the lab scenarios alone, or only those named.
+    #[arg(long, num_args = 0.., value_name = "SCENARIO")]
+    only_lab: Option<Vec<String>>,
+    /// Leave the lab host running.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// How many tests passed, and what failed.
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
+    /// One more, that passed or failed.
+    fn count(&mut self, what: &str, result: Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                println!("FAILED  {what}: {error:#}");
+                self.failed += 1;
+            }
+        }
+    }
+
+    fn close(&self) -> ExitCode {
+        if self.ignored > 0 {
+            println!("{} tests were ignored and did not run", self.ignored);
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 && self.passed > 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
+    Ok(all(options)?.close())
+}
+
+/// The tests, and before them what takes no running: formatting, lints, documentation.
+pub(crate) fn ci(options: &TestOptions) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let mut tally = Tally::default();
+    say("fmt");
+    tally.count(
+        "cargo fmt",
+        workspace.cargo(&["fmt", "--all", "--check"], &[]),
+    );
+    say("clippy");
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    tally.count("cargo clippy", workspace.cargo(&lints, &[]));
+    say("doc");
+    let docs = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--quiet",
+    ];
+    tally.count(
+        "cargo doc",
+        workspace.cargo(&docs, &[("RUSTDOCFLAGS", "-D warnings")]),
+    );
+    tally.add(&all(options)?);
+    Ok(tally.close())
+}
+
+fn all(options: &TestOptions) -> Result<Tally> {
+    let workspace = Workspace::find()?;
+    cleanup::on_signals()?;
+    let mut tally = Tally::default();
+    if !options.no_lab {
+        let state = options.place.state(&workspace)?;
+        lab::packages::ensure(&state)?;
+        lab::kernel::ensure(&state)?;
+    }
+    if options.only_lab.is_none() {
+        say("cargo test");
+        tally.add(&cargo_test(&workspace)?);
+    }
+    if options.no_lab {
+        println!("SKIPPED: the lab scenarios (--no-lab)");
+        return Ok(tally);
+    }
+    say(format!("lab scenarios with {}", options.vmm));
+    match scenarios(options, &workspace) {
+        Ok(seen) => tally.add(&seen),
+        Err(error) => {
+            println!("FAILED  the lab scenarios: {error:#}");
+            tally.failed += 1;
+        }
+    }
+    Ok(tally)
+}
+
+fn cargo_test(workspace: &Workspace) -> Result<Tally> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut child = Command::new(cargo)
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .current_dir(&workspace.root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(seen) = result_line(&line) {
+            tally.add(&seen);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        println!(
+            "FAILED  cargo test ended with {status} without naming a test: does everything build?"
+        );
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+/// `test result: ok. 3 passed; 1 failed; 2 ignored; …`
+fn result_line(line: &str) -> Option<Tally> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |what: &str| {
+        let before = rest.split(&format!(" {what}")).next()?;
+        before.rsplit(' ').next()?.parse().ok()
+    };
+    Some(Tally {
+        passed: number("passed")?,
+        failed: number("failed")?,
+        ignored: number("ignored")?,
+    })
+}
+
+/// `lab scenarios: 3 passed, 1 failed`
+fn closing_line(line: &str) -> Option<Tally> {
+    let (passed, failed) = line
+        .strip_prefix("lab scenarios: ")?
+        .split_once(" passed, ")?;
+    Some(Tally {
+        passed: passed.parse().ok()?,
+        failed: failed.strip_suffix(" failed")?.parse().ok()?,
+        ignored: 0,
+    })
+}
+
+fn scenarios(options: &TestOptions, workspace: &Workspace) -> Result<Tally> {
+    let state = options.place.state(workspace)?;
+    if options.vmm == "standfast" {
+        say("building standfast");
+        l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+    }
+    let (l1, fresh) = options.place.start(workspace, &state, options.keep)?;
+    let owned = fresh.then(|| L1::running(&state).map(Owned::new)).flatten();
+    let mut channel = l1.channel()?;
+    stage(&mut channel, &state)?;
+    let mut argv: Vec<String> = [
+        "/run/lab/stage/lab-agent",
+        "scenarios",
+        "--vmm",
+        &options.vmm,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    argv.extend(options.only_lab.iter().flatten().cloned());
+    let mut text = Vec::new();
+    channel.run(
+        &Open {
+            argv,
+            env: vec![path()],
+            tty: None,
+        },
+        |bytes| {
+            text.extend_from_slice(bytes);
+            io::stdout()
+                .write_all(bytes)
+                .and_then(|()| io::stdout().flush())
+        },
+        |bytes| io::stderr().write_all(bytes),
+    )?;
+    if let (true, Some(owned)) = (options.keep, owned) {
+        owned.keep();
+    }
+    String::from_utf8_lossy(&text)
+        .lines()
+        .rev()
+        .find_map(closing_line)
+        .context("the scenarios did not come to their end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_cargo_and_of_the_lab_are_counted() {
+        let seen = result_line(
+            "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out",
+        )
+        .unwrap();
+        assert_eq!((seen.passed, seen.failed, seen.ignored), (12, 1, 2));
+        assert!(result_line("test a ... ok").is_none());
+        let seen = closing_line("lab scenarios: 11 passed, 2 failed").unwrap();
+        assert_eq!((seen.passed, seen.failed), (11, 2));
+        assert!(closing_line("11 passed, 2 failed").is_none());
+    }
+}
