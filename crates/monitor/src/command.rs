@@ -273,10 +273,6 @@ commands! {
         detach: Option<bool> = "detach",
         /// Resume a paused post-copy.
         resume: Option<bool> = "resume",
-        /// Block devices too; refused when true.
-        blk: Option<bool> = "blk",
-        /// Block devices incrementally; refused when true.
-        inc: Option<bool> = "inc",
     } => ();
     /// Starts to listen for a migration.
     "migrate-incoming" MigrateIncoming {
@@ -326,11 +322,11 @@ commands! {
     } => ();
 
     /// NICs and back ends, for `info network`.
-    "x-query-network" QueryNetwork () => Vec<NetworkClientInfo>;
+    "x-query-network" QueryNetwork () => Vec<NetworkClientInfo> ["unstable"];
     /// Buses and devices, for `info qtree`.
-    "x-query-qtree" QueryQtree () => Vec<QtreeBus>;
+    "x-query-qtree" QueryQtree () => Vec<QtreeBus> ["unstable"];
     /// What was loaded into guest memory, for `info roms`.
-    "x-query-roms" QueryRoms () => HumanReadableText;
+    "x-query-roms" QueryRoms () => HumanReadableText ["unstable"];
 }
 
 commands! {

@@ -80,7 +80,14 @@ impl QmpError {
         ))
     }
 
-    /// `Parameter 'x' expects uint8`.
+    /// `Parameter 'x' does not accept value 'y'`.
+    pub fn not_accepted(name: &str, value: &str) -> Self {
+        Self::generic(format!(
+            "Parameter '{name}' does not accept value '{value}'"
+        ))
+    }
+
+    /// `Parameter 'x' expects uint8_t`.
     pub fn invalid_value(name: &str, expected: &str) -> Self {
         Self::generic(format!("Parameter '{name}' expects {expected}"))
     }

@@ -20,6 +20,8 @@ pub const MAX_MESSAGE_DEPTH: usize = 64;
 /// How much of a stray token an error message repeats.
 const MAX_QUOTED_CHARS: usize = 64;
 
+const NOT_A_KEY: &str = "key is not a string in object";
+
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
     LeftBrace,
@@ -30,7 +32,7 @@ enum Token {
     Comma,
     Keyword(String),
     Number(Number),
-    Text(Result<String, &'static str>),
+    Text(Result<String, String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +256,7 @@ impl JsonStream {
         if byte == quote && !escaped {
             let token = std::mem::take(&mut self.token);
             self.lexer = Lexer::Start;
-            let text = unescape(token.get(1..).unwrap_or_default());
+            let text = unescape(token.get(1..).unwrap_or_default(), char::from(quote));
             self.accept(Token::Text(text));
             return true;
         }
@@ -299,7 +301,6 @@ impl JsonStream {
     }
 
     fn stray(&mut self, byte: u8) -> bool {
-        let only_resets = byte >= 0xfe && self.token.is_empty() && self.tokens == 0;
         let mut token = std::mem::take(&mut self.token);
         token.push(byte);
         let text: String = String::from_utf8_lossy(&token)
@@ -307,9 +308,6 @@ impl JsonStream {
             .take(MAX_QUOTED_CHARS)
             .collect();
         self.reset();
-        if only_resets {
-            return true;
-        }
         self.messages
             .push_back(Err(format!("JSON parse error, stray '{text}'")));
         // Where the stray character itself is one to begin at (the end of a line in a string), recovery is over at once.
@@ -398,17 +396,12 @@ impl JsonStream {
                     *expect = ObjectExpect::Colon;
                     Ok(())
                 }
-                (ObjectExpect::KeyOrEnd | ObjectExpect::Key, Token::Keyword(word))
-                    if !is_known(&word) =>
-                {
-                    Err(format!("invalid keyword '{word}'"))
-                }
-                (
-                    ObjectExpect::KeyOrEnd | ObjectExpect::Key,
-                    Token::RightBrace | Token::RightBracket | Token::Colon | Token::Comma,
-                ) => Err("expecting value".to_owned()),
-                (ObjectExpect::KeyOrEnd | ObjectExpect::Key, _) => {
-                    Err("key is not a string in object".to_owned())
+                // What is wrong within the value comes before that it is no key.
+                (ObjectExpect::KeyOrEnd | ObjectExpect::Key, token) => {
+                    match self.begin_value(token)? {
+                        Some(_) => Err(NOT_A_KEY.to_owned()),
+                        None => Ok(()),
+                    }
                 }
                 (ObjectExpect::Colon, Token::Colon) => {
                     *expect = ObjectExpect::Value;
@@ -495,9 +488,8 @@ impl JsonStream {
         match self.stack.last_mut() {
             None => self.root = Some(value),
             Some(Frame::Object { map, key, .. }) => {
-                if let Some(key) = key.take() {
-                    map.insert(key, value);
-                }
+                let key = key.take().ok_or(NOT_A_KEY)?;
+                map.insert(key, value);
             }
             Some(Frame::Array { list, .. }) => list.push(value),
         }
@@ -505,14 +497,9 @@ impl JsonStream {
     }
 }
 
-fn is_known(word: &str) -> bool {
-    matches!(word, "true" | "false" | "null")
-}
-
-/// The text of a string token, without its quotes.
-fn unescape(raw: &[u8]) -> Result<String, &'static str> {
-    const INVALID: &str = "invalid escape sequence in string";
-    const INVALID_HEX: &str = "invalid hex escape sequence in string";
+/// The text of a string token, given without its quotes.
+fn unescape(raw: &[u8], quote: char) -> Result<String, String> {
+    let invalid = || "invalid escape sequence in string".to_owned();
     let raw = std::str::from_utf8(raw).map_err(|_| "invalid UTF-8 sequence in string")?;
     let mut text = String::with_capacity(raw.len());
     let mut rest = raw.chars();
@@ -521,7 +508,7 @@ fn unescape(raw: &[u8]) -> Result<String, &'static str> {
             text.push(c);
             continue;
         }
-        text.push(match rest.next().ok_or(INVALID)? {
+        text.push(match rest.next().ok_or_else(invalid)? {
             c @ ('"' | '\'' | '\\' | '/') => c,
             'b' => '\u{8}',
             'f' => '\u{c}',
@@ -529,29 +516,33 @@ fn unescape(raw: &[u8]) -> Result<String, &'static str> {
             'r' => '\r',
             't' => '\t',
             'u' => {
-                let first = hex4(&mut rest).ok_or(INVALID_HEX)?;
-                let code = match first {
-                    // No name, path or id may contain NUL, and what is written in C behind us would stop there.
-                    0 | 0xdc00..=0xdfff => return Err(INVALID_HEX),
-                    0xd800..=0xdbff => {
-                        if rest.next() != Some('\\') || rest.next() != Some('u') {
-                            return Err(INVALID_HEX);
-                        }
-                        match hex4(&mut rest) {
-                            Some(second @ 0xdc00..=0xdfff) => {
-                                0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)
-                            }
-                            _ => return Err(INVALID_HEX),
-                        }
-                    }
-                    code => code,
-                };
-                char::from_u32(code).ok_or(INVALID_HEX)?
+                let written: String = rest.clone().chain([quote]).take(4).collect();
+                code_point(&mut rest)
+                    .ok_or_else(|| format!("\\u{written} is not a valid Unicode character"))?
             }
-            _ => return Err(INVALID),
+            _ => return Err(invalid()),
         });
     }
     Ok(text)
+}
+
+/// What stands after `\u`: four digits, or the two halves of a surrogate pair. NUL is refused, unlike in QEMU: no name, path or id may
+/// contain it.
+fn code_point(rest: &mut std::str::Chars<'_>) -> Option<char> {
+    let code = match hex4(rest)? {
+        0 => return None,
+        high @ 0xd800..=0xdbff => {
+            if rest.next() != Some('\\') || rest.next() != Some('u') {
+                return None;
+            }
+            match hex4(rest)? {
+                low @ 0xdc00..=0xdfff => 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00),
+                _ => return None,
+            }
+        }
+        code => code,
+    };
+    char::from_u32(code)
 }
 
 fn hex4(rest: &mut std::str::Chars<'_>) -> Option<u32> {

@@ -37,6 +37,15 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// The last member's name, without the way to it.
+    pub fn name(&self) -> &'a str {
+        match (self.step, self.parent) {
+            (Step::Member(name), _) => name,
+            (_, Some(parent)) => parent.name(),
+            (_, None) => "null",
+        }
+    }
+
     /// The element `index` of this array.
     pub fn index(&'a self, index: usize) -> Path<'a> {
         Path {
@@ -175,20 +184,18 @@ impl QapiType for f64 {
 }
 
 macro_rules! integers {
-    ($($ty:ty => $word:literal,)*) => {$(
+    ($($ty:ty => $range:literal, $wrong_type:expr;)*) => {$(
         impl QapiType for $ty {
             fn describe(schema: &mut Schema) -> String {
                 schema.builtin("int", "int")
             }
             fn decode(value: Value, at: &Path<'_>) -> Result<Self, QmpError> {
-                let Value::Number(number) = value else {
-                    return Err(QmpError::invalid_type(&at.to_string(), "integer"));
+                let wide = match &value {
+                    Value::Number(number) => number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from)),
+                    _ => None,
                 };
-                let wide = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
-                let Some(wide) = wide else {
-                    return Err(QmpError::invalid_type(&at.to_string(), "integer"));
-                };
-                <$ty>::try_from(wide).map_err(|_| QmpError::invalid_value(&at.to_string(), $word))
+                let wide = wide.ok_or_else(|| $wrong_type(&at.to_string()))?;
+                <$ty>::try_from(wide).map_err(|_| QmpError::invalid_value(&at.to_string(), $range))
             }
             fn encode(&self) -> Value {
                 Value::from(*self)
@@ -197,12 +204,21 @@ macro_rules! integers {
     )*};
 }
 
+fn no_integer(name: &str) -> QmpError {
+    QmpError::invalid_type(name, "integer")
+}
+
+/// QEMU reads every unsigned member as 64 bits first, and says so.
+fn no_unsigned(name: &str) -> QmpError {
+    QmpError::invalid_value(name, "uint64")
+}
+
 integers! {
-    u8 => "uint8_t",
-    u16 => "uint16_t",
-    u32 => "uint32_t",
-    u64 => "uint64",
-    i64 => "int64",
+    u8 => "uint8_t", no_unsigned;
+    u16 => "uint16_t", no_unsigned;
+    u32 => "uint32_t", no_unsigned;
+    u64 => "uint64", no_unsigned;
+    i64 => "int64", no_integer;
 }
 
 /// A value of any type, where the type depends on something else (`qom-get`).
@@ -300,7 +316,7 @@ impl QapiType for StrOrNull {
         match value {
             Value::String(text) => Ok(Self::Str(text)),
             Value::Null => Ok(Self::Null),
-            _ => Err(QmpError::invalid_type(&at.to_string(), "string or null")),
+            _ => Err(QmpError::invalid_type(&at.to_string(), "StrOrNull")),
         }
     }
     fn encode(&self) -> Value {
@@ -332,6 +348,11 @@ macro_rules! qapi_struct {
         #[derive(Debug, Clone, PartialEq)]
         pub struct $name {
             $( $(#[$fmeta])* pub $field: $ty, )*
+        }
+
+        impl $name {
+            /// The names of the members on the wire.
+            pub const MEMBERS: &'static [&'static str] = &[$( $wire, )*];
         }
 
         impl $crate::qapi::QapiType for $name {
@@ -403,9 +424,7 @@ macro_rules! qapi_enum {
                 let serde_json::Value::String(text) = value else {
                     return Err($crate::error::QmpError::invalid_type(&at.to_string(), "string"));
                 };
-                Self::from_wire(&text).ok_or_else(|| {
-                    $crate::error::QmpError::generic(format!("Parameter '{at}' does not accept value '{text}'"))
-                })
+                Self::from_wire(&text).ok_or_else(|| $crate::error::QmpError::not_accepted(at.name(), &text))
             }
             fn encode(&self) -> serde_json::Value {
                 serde_json::Value::String(self.as_str().to_owned())

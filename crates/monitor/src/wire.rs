@@ -1,4 +1,4 @@
-//! JSON as it goes out: QEMU's spacing (`{"return": {}}`), which scripts have been seen to grep for.
+//! JSON as it goes out: QEMU's spacing (`{"return": {}}`), which scripts grep for, and nothing but ASCII.
 
 use crate::error::QmpError;
 use crate::response::Response;
@@ -31,6 +31,27 @@ impl Formatter for Spaced {
         } else {
             writer.write_all(b", ")
         }
+    }
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut plain = fragment;
+        while let Some(at) = plain.find(|c: char| !c.is_ascii() || c == '\u{7f}') {
+            let (before, after) = plain.split_at(at);
+            writer.write_all(before.as_bytes())?;
+            let mut rest = after.chars();
+            for unit in rest
+                .next()
+                .map(|c| c.encode_utf16(&mut [0; 2]).to_vec())
+                .unwrap_or_default()
+            {
+                write!(writer, "\\u{unit:04X}")?;
+            }
+            plain = rest.as_str();
+        }
+        writer.write_all(plain.as_bytes())
     }
     fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
@@ -71,4 +92,20 @@ pub(crate) fn answer(result: &Result<Response, QmpError>, id: Option<Value>) -> 
         object.insert("id".to_owned(), id);
     }
     Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_spaced_as_qemus_and_ascii() {
+        let value = json!({"return": {"a": [1, "ä😀\n\u{7f}"]}, "id": {}});
+        let line = to_line(&value, false);
+        assert_eq!(
+            String::from_utf8_lossy(&line),
+            "{\"return\": {\"a\": [1, \"\\u00E4\\uD83D\\uDE00\\n\\u007F\"]}, \"id\": {}}\r\n"
+        );
+        assert_eq!(serde_json::from_slice::<Value>(&line).expect("JSON"), value);
+    }
 }

@@ -46,12 +46,35 @@ pub(crate) const fn maybe(name: &'static str) -> Parameter {
         optional: true,
     }
 }
+/// The rest of the line, which may be empty.
+pub(crate) const fn options(name: &'static str) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Rest,
+        optional: true,
+    }
+}
 /// The rest of the line, which must not be empty.
 pub(crate) const fn rest(name: &'static str) -> Parameter {
     Parameter {
         name,
         kind: Kind::Rest,
         optional: false,
+    }
+}
+
+/// Why a line was not understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// It is not as help says.
+    Usage(&'static str),
+    /// Something else, told in full.
+    Text(String),
+}
+
+impl From<String> for Wrong {
+    fn from(text: String) -> Self {
+        Self::Text(text)
     }
 }
 
@@ -62,18 +85,11 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads `line` (without the command's name) by the parameters of `command`.
+    /// Reads `line`, without the command's name.
     ///
     /// # Errors
     /// A word is missing or too many, or a quote is not closed.
-    pub(crate) fn parse(
-        command: &str,
-        parameters: &[Parameter],
-        line: &str,
-    ) -> Result<Self, String> {
-        let wrong = |what: String| {
-            format!("{command}: {what}\nTry \"help {command}\" for more information\n")
-        };
+    pub(crate) fn parse(parameters: &[Parameter], line: &str) -> Result<Self, Wrong> {
         let mut given = BTreeMap::new();
         let mut left = line.trim();
         for parameter in parameters {
@@ -96,20 +112,18 @@ impl Arguments {
                     }
                 }
                 Kind::Word => {
-                    if let Some((word, after)) = take_word(left).map_err(&wrong)? {
+                    if let Some((word, after)) = take_word(left)? {
                         given.insert(parameter.name, word);
                         left = after;
                     }
                 }
             }
             if !parameter.optional && !given.contains_key(parameter.name) {
-                return Err(wrong(format!("{} expected", parameter.name)));
+                return Err(Wrong::Usage("string expected"));
             }
         }
         if !left.is_empty() {
-            return Err(wrong(format!(
-                "extraneous characters at the end of line: '{left}'"
-            )));
+            return Err(Wrong::Usage("extraneous characters at the end of line"));
         }
         Ok(Self { given })
     }
@@ -133,16 +147,16 @@ impl Arguments {
     ///
     /// # Errors
     /// It is neither.
-    pub(crate) fn switch(&self, name: &str) -> Result<bool, String> {
+    pub(crate) fn switch(&self, name: &str) -> Result<bool, Wrong> {
         match self.get(name) {
             Some("on") => Ok(true),
             Some("off") => Ok(false),
-            _ => Err(format!("Error: Parameter '{name}' expects 'on' or 'off'\n")),
+            _ => Err(Wrong::Usage("Expected 'on' or 'off'")),
         }
     }
 }
 
-fn take_word(line: &str) -> Result<Option<(String, &str)>, String> {
+fn take_word(line: &str) -> Result<Option<(String, &str)>, Wrong> {
     let mut word = String::new();
     let mut chars = line.char_indices();
     let Some((_, first)) = chars.next() else {
@@ -165,7 +179,7 @@ fn take_word(line: &str) -> Result<Option<(String, &str)>, String> {
             c => word.push(c),
         }
     }
-    Err("unterminated string literal".to_owned())
+    Err(Wrong::Usage("unterminated string literal"))
 }
 
 /// Reads `first,key=value,key=value`: the first element is the value of `implied` unless it is a `key=value` itself; a key alone is
@@ -206,16 +220,16 @@ mod tests {
     #[test]
     fn words_flags_and_quotes() {
         let parameters = [flag("detach", 'd'), word("uri"), maybe("more")];
-        let arguments = Arguments::parse("migrate", &parameters, " -d  \"exec:cat >\\\"x\\\"\" y")
-            .expect("well-formed");
+        let arguments =
+            Arguments::parse(&parameters, " -d  \"exec:cat >\\\"x\\\"\" y").expect("well-formed");
         assert!(arguments.has("detach"));
         assert_eq!(arguments.get("uri"), Some("exec:cat >\"x\""));
         assert_eq!(arguments.get("more"), Some("y"));
-        assert!(Arguments::parse("migrate", &parameters, "-d").is_err());
-        assert!(Arguments::parse("migrate", &parameters, "a b c").is_err());
-        assert!(Arguments::parse("migrate", &parameters, "\"a").is_err());
+        assert!(Arguments::parse(&parameters, "-d").is_err());
+        assert!(Arguments::parse(&parameters, "a b c").is_err());
+        assert!(Arguments::parse(&parameters, "\"a").is_err());
         let arguments =
-            Arguments::parse("migrate", &parameters, "-dx").expect("a word that looks like a flag");
+            Arguments::parse(&parameters, "-dx").expect("a word that looks like a flag");
         assert_eq!(
             (arguments.has("detach"), arguments.get("uri")),
             (false, Some("-dx"))

@@ -1,6 +1,6 @@
 //! `info`: what there is to see, declared once.
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Wrong};
 use super::table::{Action, Context, help_line};
 use super::{Machine, print, print_pci};
 use crate::command::Command;
@@ -99,7 +99,7 @@ static ITEMS: &[Item] = &[
 ];
 
 /// `info [item]`.
-pub(crate) fn run(arguments: &Arguments, context: &Context<'_>) -> Result<Action, String> {
+pub(crate) fn run(arguments: &Arguments, context: &Context<'_>) -> Result<Action, Wrong> {
     let Some(name) = arguments.get("item") else {
         return Ok(Action::Text(help(None)));
     };

@@ -1,7 +1,7 @@
 //! The commands that drive a migration by hand.
 
 use super::Machine;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Wrong};
 use super::print;
 use super::table::{Action, Context};
 use crate::command::Command;
@@ -15,14 +15,12 @@ use std::time::Duration;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// `migrate [-d] uri`.
-pub(crate) fn migrate(arguments: &Arguments, context: &Context<'_>) -> Result<Action, String> {
+pub(crate) fn migrate(arguments: &Arguments, context: &Context<'_>) -> Result<Action, Wrong> {
     let command = Command::Migrate {
         uri: Some(arguments.text("uri")),
         channels: None,
         detach: Some(true),
         resume: arguments.has("resume").then_some(true),
-        blk: None,
-        inc: None,
     };
     // A program that sends a line by QMP must not be held up by it.
     if arguments.has("detach") || context.in_qmp {
@@ -65,7 +63,7 @@ fn wait_for_end(machine: &Machine, command: Command) -> String {
 }
 
 /// `migrate_continue state`.
-pub(crate) fn migrate_continue(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+pub(crate) fn migrate_continue(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let state = decode("state", Value::from(arguments.text("state")))?;
     Ok(Action::silent(Command::MigrateContinue { state }))
 }
@@ -75,8 +73,9 @@ fn decode<T: QapiType>(name: &str, value: Value) -> Result<T, String> {
 }
 
 /// `migrate_set_capability capability on|off`.
-pub(crate) fn set_capability(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
-    let capability = decode("capability", Value::from(arguments.text("capability")))?;
+pub(crate) fn set_capability(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
+    let name = arguments.text("capability");
+    let capability = MigrationCapability::from_wire(&name).ok_or_else(|| no_such(&name))?;
     let state = arguments.switch("state")?;
     let capabilities = vec![MigrationCapabilityStatus { capability, state }];
     Ok(Action::silent(Command::MigrateSetCapabilities {
@@ -93,14 +92,18 @@ const RATES: &[&str] = &[
 /// Parameters that a person gives in bytes unless with a suffix.
 const SIZES: &[&str] = &["xbzrle-cache-size"];
 
+fn no_such(name: &str) -> String {
+    format!("Error: invalid parameter value: {name}\n")
+}
+
 /// `migrate_set_parameter parameter value`.
-pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let name = arguments.text("parameter");
     let text = arguments.text("value");
     let value = if RATES.contains(&name.as_str()) {
-        Value::from(size(&name, &text, 1 << 20)?)
+        Value::from(size(&text, 1 << 20)?)
     } else if SIZES.contains(&name.as_str()) {
-        Value::from(size(&name, &text, 1)?)
+        Value::from(size(&text, 1)?)
     } else {
         match text.as_str() {
             "on" => Value::Bool(true),
@@ -110,6 +113,9 @@ pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Ac
                 .map_or_else(|_| Value::from(text), Value::from),
         }
     };
+    if !MigrationParameters::MEMBERS.contains(&name.as_str()) {
+        return Err(no_such(&name).into());
+    }
     let mut members = Map::new();
     members.insert(name, value);
     let parameters = MigrationParameters::decode(Value::Object(members), &Path::ROOT)
@@ -118,8 +124,8 @@ pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Ac
 }
 
 /// `10`, `10M`, `1.5G`: in bytes, with `unit` bytes for a number without a suffix.
-fn size(name: &str, text: &str, unit: u64) -> Result<u64, String> {
-    let wrong = || format!("Error: Parameter '{name}' expects a size, as 10M or 1.5G\n");
+fn size(text: &str, unit: u64) -> Result<u64, String> {
+    let wrong = || format!("Error: Invalid size {text}\n");
     let (number, unit) = match text.char_indices().last() {
         Some((at, suffix)) if suffix.is_ascii_alphabetic() => {
             let shift = match suffix.to_ascii_uppercase() {
@@ -147,7 +153,7 @@ fn size(name: &str, text: &str, unit: u64) -> Result<u64, String> {
 }
 
 /// `announce_self [interfaces] [id]`, with the rounds that migrations use by default.
-pub(crate) fn announce_self(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+pub(crate) fn announce_self(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let interfaces = arguments
         .get("interfaces")
         .map(|list| list.split(',').map(str::to_owned).collect());
@@ -167,11 +173,11 @@ mod tests {
 
     #[test]
     fn sizes_have_suffixes() {
-        assert_eq!(size("x", "32", 1 << 20), Ok(32 << 20));
-        assert_eq!(size("x", "1.5G", 1), Ok(3 << 29));
-        assert_eq!(size("x", "7k", 1), Ok(7 << 10));
+        assert_eq!(size("32", 1 << 20), Ok(32 << 20));
+        assert_eq!(size("1.5G", 1), Ok(3 << 29));
+        assert_eq!(size("7k", 1), Ok(7 << 10));
         for wrong in ["", "M", "-1", "1X", "99999999999T", "NaN", "inf"] {
-            assert!(size("x", wrong, 1).is_err(), "{wrong}");
+            assert!(size(wrong, 1).is_err(), "{wrong}");
         }
     }
 }

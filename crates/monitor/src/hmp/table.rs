@@ -1,6 +1,6 @@
 //! The commands for a person, declared once: how they are written, what help says, what they become.
 
-use super::arguments::{Arguments, Parameter, flag, key_values, maybe, rest, word};
+use super::arguments::{Arguments, Parameter, Wrong, flag, key_values, maybe, options, rest, word};
 use super::{Line, Machine, info, migration, print};
 use crate::command::Command;
 use crate::error::QmpError;
@@ -55,7 +55,7 @@ pub(crate) struct HmpCommand {
     /// Its parameters.
     pub(crate) parameters: &'static [Parameter],
     /// What it becomes.
-    pub(crate) run: fn(&Arguments, &Context<'_>) -> Result<Action, String>,
+    pub(crate) run: fn(&Arguments, &Context<'_>) -> Result<Action, Wrong>,
 }
 
 /// What a command may need besides its arguments.
@@ -64,7 +64,7 @@ pub(crate) struct Context<'a> {
     pub(crate) in_qmp: bool,
 }
 
-type Run = fn(&Arguments, &Context<'_>) -> Result<Action, String>;
+type Run = fn(&Arguments, &Context<'_>) -> Result<Action, Wrong>;
 
 const fn command(
     names: &'static [&'static str],
@@ -118,7 +118,7 @@ static COMMANDS: &[HmpCommand] = &[
     }),
     command(
         &["device_add"],
-        &[rest("device")],
+        &[options("device")],
         "driver[,prop=value][,...]",
         "add a device, like -device on the command line",
         device_add,
@@ -132,7 +132,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["netdev_add"],
-        &[rest("netdev")],
+        &[options("netdev")],
         "type,id=str[,prop=value][,...]",
         "add the host's side of a NIC, like -netdev on the command line",
         |a, _| {
@@ -153,7 +153,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["object_add"],
-        &[rest("object")],
+        &[options("object")],
         "qom-type,id=str[,prop=value][,...]",
         "add an object, like -object on the command line",
         |a, _| {
@@ -316,14 +316,29 @@ pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, 
         return Ok(Action::Text(String::new()));
     }
     let command = find(name).ok_or_else(|| format!("unknown command: '{name}'\n"))?;
-    let arguments = Arguments::parse(name, command.parameters, arguments)?;
-    (command.run)(
-        &arguments,
-        &Context {
-            identity,
-            in_qmp: line.in_qmp,
-        },
-    )
+    let context = Context {
+        identity,
+        in_qmp: line.in_qmp,
+    };
+    let action = match Arguments::parse(command.parameters, arguments) {
+        Ok(arguments) => (command.run)(&arguments, &context),
+        Err(Wrong::Usage(what)) => {
+            return Err(format!(
+                "{}: {what}\n{}",
+                command.names.join("|"),
+                try_help(name)
+            ));
+        }
+        Err(wrong) => Err(wrong),
+    };
+    action.map_err(|wrong| match wrong {
+        Wrong::Usage(what) => format!("{what}\n{}", try_help(name)),
+        Wrong::Text(text) => text,
+    })
+}
+
+fn try_help(name: &str) -> String {
+    format!("Try \"help {name}\" for more information\n")
 }
 
 fn find(name: &str) -> Option<&'static HmpCommand> {
@@ -338,7 +353,7 @@ pub(crate) fn help_line(names: &str, usage: &str, help: &str) -> String {
     format!("{names}{space}{usage} -- {help}\n")
 }
 
-fn help(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+fn help(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let line =
         |command: &HmpCommand| help_line(&command.names.join("|"), command.usage, command.help);
     Ok(Action::Text(match arguments.get("cmd") {
@@ -356,7 +371,7 @@ fn kind_and_members(text: &str, implied: &str) -> Result<(String, Map<String, Va
     }
 }
 
-fn device_add(arguments: &Arguments, _: &Context<'_>) -> Result<Action, String> {
+fn device_add(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let (driver, members) = kind_and_members(&arguments.text("device"), "driver")?;
     let asks = |word: &str| word == "help" || word == "?";
     if asks(&driver) {

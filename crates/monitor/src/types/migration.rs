@@ -354,12 +354,6 @@ impl QapiType for MigrationAddress {
     }
 
     fn decode(value: Value, at: &Path<'_>) -> Result<Self, QmpError> {
-        let refuse = |name: &str, value: &str| {
-            QmpError::generic(format!(
-                "Parameter '{}' does not accept value '{value}'",
-                at.member(name)
-            ))
-        };
         let mut members = Members::open(value, at)?;
         let transport: String = members.take("transport")?;
         let address = match transport.as_str() {
@@ -376,7 +370,7 @@ impl QapiType for MigrationAddress {
                     "fd" => Self::Fd {
                         str: members.take("str")?,
                     },
-                    _ => return Err(refuse("type", &kind)),
+                    _ => return Err(QmpError::not_accepted("type", &kind)),
                 }
             }
             "exec" => Self::Exec {
@@ -386,7 +380,7 @@ impl QapiType for MigrationAddress {
                 filename: members.take("filename")?,
                 offset_bytes: members.take("offset")?,
             },
-            _ => return Err(refuse("transport", &transport)),
+            _ => return Err(QmpError::not_accepted("transport", &transport)),
         };
         members.finish()?;
         Ok(address)
