@@ -87,11 +87,11 @@ impl Control {
 }
 
 impl ControlLoop {
-    /// Runs jobs and timers until the board says it is done; returns the exit status.
-    pub fn run(self, mut board: Board) -> u8 {
+    /// Runs jobs and timers until the board says it is done; returns the exit status, and the board for what is left to do.
+    pub fn run(self, mut board: Board) -> (u8, Board) {
         loop {
             if let Some(status) = board.exit_status() {
-                return status;
+                return (status, board);
             }
             let now = self.control.now();
             let job = match board.next_deadline() {
@@ -100,12 +100,12 @@ impl ControlLoop {
                     match self.jobs.recv_timeout(wait) {
                         Ok(job) => Some(job),
                         Err(RecvTimeoutError::Timeout) => None,
-                        Err(RecvTimeoutError::Disconnected) => return 0,
+                        Err(RecvTimeoutError::Disconnected) => return (0, board),
                     }
                 }
                 None => match self.jobs.recv() {
                     Ok(job) => Some(job),
-                    Err(_) => return 0,
+                    Err(_) => return (0, board),
                 },
             };
             if let Some(job) = job {

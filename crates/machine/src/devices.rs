@@ -3,10 +3,11 @@
 use crate::MachineError;
 use crate::board::Board;
 use crate::event::MachineEvent;
+use crate::network::FdSource;
 use config::SlotAddr;
 use config::vm::{
-    BlkConfig, DeviceConfig, DeviceKind, ObjectKind, RngConfig, VfioPciConfig, VfioSource,
-    VirtioCommon, VirtioNetConfig,
+    BlkConfig, DeviceConfig, DeviceKind, NetdevConfig, ObjectKind, RngConfig, VfioPciConfig,
+    VfioSource, VirtioCommon, VirtioNetConfig,
 };
 use pci::{Function, PciDevice, ROOT_BUS};
 use std::fs::{File, OpenOptions};
@@ -587,6 +588,26 @@ impl Board {
             id: device.config.id.clone(),
             path: device.path(),
         });
+    }
+
+    /// `netdev_add`. `fds` resolves the descriptors that the client handed over.
+    ///
+    /// # Errors
+    /// The id is taken, or the netdev cannot be had.
+    pub fn netdev_add(
+        &mut self,
+        config: &NetdevConfig,
+        fds: &dyn FdSource,
+    ) -> Result<(), MachineError> {
+        self.netdevs.open(config, fds)
+    }
+
+    /// `netdev_del`.
+    ///
+    /// # Errors
+    /// There is none, or a device uses it.
+    pub fn netdev_del(&mut self, id: &str) -> Result<(), MachineError> {
+        self.netdevs.close(id)
     }
 
     /// `set_link`: plugs a NIC's cable in or out. `name` is a device's id or that of its netdev.

@@ -53,6 +53,8 @@ pub enum MachineEvent {
     },
     /// A primary is not where it should be.
     FailoverPrimaryMissing {
+        /// Its standby.
+        standby: String,
         /// The primary.
         id: String,
         /// Why.

@@ -460,6 +460,12 @@ impl Board {
             Notice::PrimaryMissing { primary, reason } => {
                 tracing::warn!(primary, %reason, "the primary is not with its guest");
                 MachineEvent::FailoverPrimaryMissing {
+                    standby: self
+                        .pairs
+                        .pairs
+                        .by_primary(&primary)
+                        .map(|p| p.standby().to_owned())
+                        .unwrap_or_default(),
                     id: primary,
                     reason: reason.to_string(),
                 }

@@ -11,9 +11,12 @@
 //! | 0 | help or version printed; the guest powered off; `quit`; SIGTERM or SIGINT; the parent of `-daemonize`, once all listens |
 //! | 1 | a wrong option, or a machine that could not be started: one line on standard error says why, nothing is left behind |
 
+pub mod backend;
 pub mod cli;
 pub mod daemon;
 pub mod docs;
+pub mod endpoints;
+pub mod events;
 pub mod log;
 pub mod pidfile;
 pub mod run;

@@ -1,0 +1,135 @@
+//! The monitors' commands, carried out by the machine.
+//!
+//! Each command becomes a job on the control thread and is answered from there, so that its answer and the
+//! machine's events reach a client in the order in which they happened.
+
+mod devices;
+mod migration;
+mod queries;
+
+use config::vm::VmConfig;
+use machine::{Board, Control, MachineError};
+use monitor::types::VersionTriple;
+use monitor::{Backend, Command, ErrorClass, Identity, QmpError, Reply, Response};
+
+/// The release of QEMU whose protocol is spoken.
+const QEMU: VersionTriple = VersionTriple {
+    major: 10,
+    minor: 0,
+    micro: 2,
+};
+
+/// Who answers.
+pub fn identity() -> Identity {
+    Identity {
+        qemu: QEMU,
+        package: format!("Standfast {}", env!("CARGO_PKG_VERSION")),
+        netdev_types: vec!["tap".into()],
+        object_types: config::vm::OBJECT_TYPES
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
+    }
+}
+
+/// The machine as the monitors see it.
+pub struct MachineBackend {
+    control: Control,
+    globals: Vec<config::vm::GlobalProperty>,
+}
+
+impl MachineBackend {
+    /// In front of the machine behind `control`.
+    pub fn new(control: Control, config: &VmConfig) -> Self {
+        Self {
+            control,
+            globals: config.globals.clone(),
+        }
+    }
+}
+
+/// The machine's refusal as a client reads it.
+fn error(error: MachineError) -> QmpError {
+    match error {
+        MachineError::DeviceNotFound(id) => QmpError::device_not_found(&id),
+        other => QmpError::generic(other.to_string()),
+    }
+}
+
+type Answer = Result<Response, QmpError>;
+
+fn done(result: Result<(), MachineError>) -> Answer {
+    result.map(|()| ().into()).map_err(error)
+}
+
+impl Backend for MachineBackend {
+    fn submit(&self, command: Command, reply: Reply) {
+        let globals = self.globals.clone();
+        self.control
+            .post(move |board| execute(board, command, reply, &globals));
+    }
+}
+
+fn execute(
+    board: &mut Board,
+    command: Command,
+    reply: Reply,
+    globals: &[config::vm::GlobalProperty],
+) {
+    let answer = match command {
+        Command::Migrate {
+            uri,
+            channels,
+            resume,
+            detach: _,
+        } => {
+            return migration::migrate(board, uri, channels, resume, reply);
+        }
+        Command::MigrateIncoming {
+            uri,
+            channels,
+            exit_on_error,
+        } => migration::migrate_incoming(
+            board,
+            uri,
+            channels,
+            exit_on_error.unwrap_or(true),
+            reply.fds(),
+        ),
+        Command::MigrateCancel => {
+            board.migrate_cancel();
+            Ok(().into())
+        }
+        Command::MigrateContinue { state } => migration::migrate_continue(board, state),
+        Command::MigrateSetCapabilities { capabilities } => {
+            migration::set_capabilities(board, &capabilities)
+        }
+        Command::MigrateSetParameters(parameters) => migration::set_parameters(board, &parameters),
+        Command::DeviceAdd(options) => devices::device_add(board, &options, globals),
+        Command::DeviceDel { id } => done(board.device_del(devices::id_of(&id))),
+        Command::NetdevAdd(options) => devices::netdev_add(board, &options, reply.fds()),
+        Command::NetdevDel { id } => done(board.netdev_del(&id)),
+        Command::SetLink { name, up } => done(board.set_link(&name, up)),
+        Command::Stop => done(board.stop()),
+        Command::Cont => done(board.cont()),
+        Command::SystemReset => done(board.reset(false)),
+        Command::SystemPowerdown => {
+            board.powerdown();
+            Ok(().into())
+        }
+        Command::Quit => {
+            // The answer comes before SHUTDOWN, as clients expect it.
+            reply.ok(());
+            return board.quit("host-qmp-quit");
+        }
+        query => queries::answer(board, query),
+    };
+    reply.send(answer);
+}
+
+fn not_supported(name: &str) -> QmpError {
+    QmpError {
+        class: ErrorClass::GenericError,
+        desc: format!("The command {name} is not supported by this machine"),
+    }
+}

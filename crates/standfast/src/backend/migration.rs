@@ -1,0 +1,131 @@
+//! Migration by a monitor's order.
+
+use super::{Answer, done, error};
+use ::migration::{Capability, ParametersUpdate};
+use machine::Board;
+use monitor::types::{
+    MigrationAddress, MigrationCapabilityStatus, MigrationChannel, MigrationParameters,
+    MigrationStatus,
+};
+use monitor::{MonitorFds, QmpError, Reply};
+use std::os::fd::OwnedFd;
+
+/// The one address, from either form.
+fn address(
+    uri: Option<String>,
+    channels: Option<Vec<MigrationChannel>>,
+) -> Result<String, QmpError> {
+    let channels = match (uri, channels) {
+        (Some(uri), None) => return Ok(uri),
+        (None, Some(channels)) => channels,
+        _ => {
+            return Err(QmpError::generic(
+                "need either 'uri' or 'channels' argument",
+            ));
+        }
+    };
+    let mut channels = channels.into_iter();
+    let (Some(channel), None) = (channels.next(), channels.next()) else {
+        return Err(QmpError::generic(
+            "Channel list must have exactly one entry, of type 'main'",
+        ));
+    };
+    Ok(match channel.addr {
+        MigrationAddress::Inet { host, port } if host.contains(':') => {
+            format!("tcp:[{host}]:{port}")
+        }
+        MigrationAddress::Inet { host, port } => format!("tcp:{host}:{port}"),
+        MigrationAddress::Unix { path } => format!("unix:{path}"),
+        MigrationAddress::Fd { str } => format!("fd:{str}"),
+        MigrationAddress::File {
+            filename,
+            offset_bytes,
+        } => format!("file:{filename},offset={offset_bytes}"),
+        MigrationAddress::Exec { args } => match args.as_slice() {
+            [shell, flag, command] if shell.ends_with("sh") && flag == "-c" => {
+                format!("exec:{command}")
+            }
+            _ => {
+                return Err(QmpError::generic(
+                    "exec: give the arguments 'sh', '-c' and one command",
+                ));
+            }
+        },
+    })
+}
+
+fn named(fds: &MonitorFds, name: &str) -> Option<OwnedFd> {
+    fds.take(name).ok()
+}
+
+pub(super) fn migrate(
+    board: &mut Board,
+    uri: Option<String>,
+    channels: Option<Vec<MigrationChannel>>,
+    resume: Option<bool>,
+    reply: Reply,
+) {
+    if resume == Some(true) {
+        return reply.err(QmpError::generic(
+            "resume: there is no paused post-copy migration to resume",
+        ));
+    }
+    let uri = match address(uri, channels) {
+        Ok(uri) => uri,
+        Err(error) => return reply.err(error),
+    };
+    let fds = reply.fds().clone();
+    board.migrate(
+        &uri,
+        &mut |name| named(&fds, name),
+        Box::new(move |result| reply.send(done(result))),
+    );
+}
+
+pub(super) fn migrate_incoming(
+    board: &mut Board,
+    uri: Option<String>,
+    channels: Option<Vec<MigrationChannel>>,
+    exit_on_error: bool,
+    fds: &MonitorFds,
+) -> Answer {
+    let uri = address(uri, channels)?;
+    done(board.migrate_incoming(&uri, exit_on_error, &mut |name| named(fds, name)))
+}
+
+pub(super) fn migrate_continue(board: &mut Board, state: MigrationStatus) -> Answer {
+    if state != MigrationStatus::PreSwitchover {
+        return Err(QmpError::generic(format!(
+            "Migration not in expected state: {state}"
+        )));
+    }
+    done(board.migrate_continue())
+}
+
+/// The capability of that name.
+pub(super) fn capability(name: &str) -> Option<Capability> {
+    Capability::ALL.iter().copied().find(|c| c.name() == name)
+}
+
+pub(super) fn set_capabilities(board: &mut Board, wishes: &[MigrationCapabilityStatus]) -> Answer {
+    let known: Vec<(Capability, bool)> = wishes
+        .iter()
+        .map(|wish| {
+            capability(wish.capability.as_str())
+                .map(|capability| (capability, wish.state))
+                .ok_or_else(|| QmpError::not_accepted("capability", wish.capability.as_str()))
+        })
+        .collect::<Result<_, _>>()?;
+    board
+        .migrate_set_capabilities(&known)
+        .map(|()| ().into())
+        .map_err(error)
+}
+
+pub(super) fn set_parameters(board: &mut Board, parameters: &MigrationParameters) -> Answer {
+    use monitor::qapi::QapiType;
+    // Both sides name the parameters as QMP does; what the machine does not honour is unexpected to it.
+    let update: ParametersUpdate = serde_json::from_value(parameters.encode())
+        .map_err(|e| QmpError::generic(format!("migrate-set-parameters: {e}")))?;
+    done(board.migrate_set_parameters(&update))
+}

@@ -1,0 +1,84 @@
+//! Where monitors are to be reached, from the command line's character devices.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, bail};
+use config::vm::{ChardevBackend, ChardevConfig, FdRef, MonitorConfig, MonitorMode, SocketAddress};
+use monitor::{Endpoint, Mode, OpenEndpoint};
+
+/// The language of a monitor.
+pub fn mode(monitor: &MonitorConfig) -> Mode {
+    match monitor.mode {
+        MonitorMode::Control => Mode::Qmp {
+            pretty: monitor.pretty,
+        },
+        MonitorMode::Readline => Mode::Hmp,
+    }
+}
+
+/// Opens what a monitor's character device names.
+///
+/// # Errors
+/// The socket cannot be had, or the kind of device cannot carry a monitor.
+pub fn endpoint(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
+    open(chardev).with_context(|| chardev.text.clone())
+}
+
+fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
+    let endpoint = match &chardev.backend {
+        ChardevBackend::Stdio { .. } => Endpoint::Stdio,
+        ChardevBackend::Socket(socket) => match (&socket.address, socket.server) {
+            (
+                SocketAddress::Unix {
+                    abstract_name: true,
+                    ..
+                },
+                _,
+            ) => {
+                bail!("sockets in the abstract name space are not supported; give a path")
+            }
+            (SocketAddress::Unix { path, .. }, true) => Endpoint::UnixServer {
+                path: path.clone(),
+                wait: socket.wait,
+            },
+            (SocketAddress::Unix { path, .. }, false) => {
+                Endpoint::UnixClient { path: path.clone() }
+            }
+            (SocketAddress::Tcp { host, port, .. }, true) => Endpoint::TcpServer {
+                host: host.clone(),
+                port: *port,
+                wait: socket.wait,
+            },
+            (SocketAddress::Tcp { host, port, .. }, false) => Endpoint::TcpClient {
+                host: host.clone(),
+                port: *port,
+            },
+            (SocketAddress::Fd(FdRef::Number(number)), true) => Endpoint::ListeningFd {
+                fd: inherited(*number)?,
+                wait: socket.wait,
+            },
+            (SocketAddress::Fd(FdRef::Number(number)), false) => {
+                Endpoint::ConnectedFd(inherited(*number)?)
+            }
+            (SocketAddress::Fd(FdRef::Name(name)), _) => {
+                bail!("fd={name}: give the number of an inherited file descriptor")
+            }
+        },
+        _ => bail!("a monitor needs a socket or stdio"),
+    };
+    Ok(endpoint.open()?)
+}
+
+/// Takes over a descriptor that was passed to this process.
+#[allow(unsafe_code)]
+fn inherited(number: i32) -> anyhow::Result<OwnedFd> {
+    // SAFETY: only asks for the descriptor's flags.
+    let open =
+        number >= 0 && rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok();
+    anyhow::ensure!(
+        open,
+        "fd={number}: that descriptor is not open; pass it to this process"
+    );
+    // SAFETY: it is open, and the user gave it to this monitor, which owns it from now on.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,83 @@
+//! The machine's events in the monitors' words.
+
+use machine::{MachineEvent, MachineListener};
+use monitor::types::{FailoverPath, MigrationStatus, ShutdownCause};
+use monitor::{Event, EventSink};
+
+/// Hands the machine's events to the monitors.
+pub struct EventForwarder {
+    sink: EventSink,
+}
+
+impl EventForwarder {
+    /// To this sink.
+    pub fn new(sink: EventSink) -> Self {
+        Self { sink }
+    }
+}
+
+fn cause(reason: &str) -> ShutdownCause {
+    ShutdownCause::from_wire(reason).unwrap_or(ShutdownCause::None)
+}
+
+impl MachineListener for EventForwarder {
+    fn event(&self, event: MachineEvent) {
+        let event = match event {
+            MachineEvent::Stop => Event::Stop,
+            MachineEvent::Resume => Event::Resume,
+            MachineEvent::Reset(guest) => {
+                let reason = if guest {
+                    ShutdownCause::GuestReset
+                } else {
+                    ShutdownCause::HostQmpSystemReset
+                };
+                Event::Reset { guest, reason }
+            }
+            MachineEvent::Shutdown { guest, reason } => Event::Shutdown {
+                guest,
+                reason: cause(reason),
+            },
+            MachineEvent::Powerdown => Event::Powerdown,
+            MachineEvent::DeviceDeleted { id, path } => Event::DeviceDeleted { device: id, path },
+            MachineEvent::UnplugGuestError { id, path } => Event::DeviceUnplugGuestError {
+                device: Some(id),
+                path,
+            },
+            MachineEvent::FailoverNegotiated { id } => Event::FailoverNegotiated { device_id: id },
+            MachineEvent::UnplugPrimary { id } => Event::UnplugPrimary { device_id: id },
+            MachineEvent::FailoverPathChanged { id, path, reason } => {
+                let path = if path == "primary" {
+                    FailoverPath::Primary
+                } else {
+                    FailoverPath::Standby
+                };
+                Event::FailoverPathChanged {
+                    device_id: id,
+                    path,
+                    reason,
+                }
+            }
+            MachineEvent::FailoverPrimaryMissing {
+                standby,
+                id,
+                reason,
+            } => Event::FailoverPrimaryMissing {
+                device_id: standby,
+                primary_id: Some(id),
+                reason,
+                retry_ms: None,
+            },
+            MachineEvent::Migration(status) => match MigrationStatus::from_wire(&status) {
+                Some(status) => Event::Migration { status },
+                None => return,
+            },
+            MachineEvent::MigrationPass(pass) => Event::MigrationPass {
+                pass: i64::try_from(pass).unwrap_or(i64::MAX),
+            },
+            MachineEvent::RxFilterChanged { id, path } => {
+                Event::NicRxFilterChanged { name: id, path }
+            }
+        };
+        self.sink.emit(event);
+    }
+}
