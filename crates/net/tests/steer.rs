@@ -219,6 +219,37 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
     });
 }
 
+/// A tap that nobody holds open is a port that the bridge does not use: it takes no entry.
+#[test]
+fn an_entry_that_cannot_be_moved_is_at_least_forgotten() {
+    in_namespace(|| {
+        let tap = host();
+        let dir = tempfile::tempdir().unwrap();
+        sysfs(dir.path(), "pf0");
+        let mut steering = Steering::discover_in(dir.path(), "tap0", Some(VF), MAC).unwrap();
+        send_on_wire(&rarp(MAC, None));
+        eventually("the bridge learns", || {
+            port_of_guest().filter(|p| p == "pf0")
+        });
+        drop(tap);
+        eventually("the port goes down", || {
+            let ports = sh("bridge link show dev tap0");
+            ports.contains("state disabled").then_some(())
+        });
+
+        let report = steering.to_standby();
+
+        assert_eq!(
+            texts(&report)[..2],
+            [
+                format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic: failed"),
+                format!("bridge fdb del {MAC_TEXT} dev pf0 master: done"),
+            ]
+        );
+        assert_eq!(port_of_guest(), None);
+    });
+}
+
 #[test]
 fn what_is_not_there_is_a_reason_and_no_error() {
     in_namespace(|| {
