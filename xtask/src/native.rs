@@ -17,9 +17,12 @@ pub(crate) struct Native {
     /// The virtual function that is the primary on the target.
     #[arg(long, requires = "native", value_name = "PCI")]
     target_primary: Option<String>,
-    /// A bridge of this machine's that has the NIC's physical function as a port.
+    /// A bridge of this machine's that has the source's physical function as a port.
     #[arg(long, requires = "native")]
     bridge: Option<String>,
+    /// The same for the target's [default: the same bridge].
+    #[arg(long, requires = "native")]
+    target_bridge: Option<String>,
 }
 
 impl Native {
@@ -63,12 +66,15 @@ impl Native {
         if primary == target {
             bail!("--native: the source and the target need a virtual function each");
         }
-        if !Path::new("/sys/class/net")
-            .join(bridge)
-            .join("bridge")
-            .exists()
-        {
-            bail!("--native: there is no bridge {bridge}");
+        let target_bridge = self.target_bridge.as_ref().unwrap_or(bridge);
+        for name in [bridge, target_bridge] {
+            if !Path::new("/sys/class/net")
+                .join(name)
+                .join("bridge")
+                .exists()
+            {
+                bail!("--native: there is no bridge {name}");
+            }
         }
         Ok([
             "--native-primary",
@@ -77,6 +83,7 @@ impl Native {
             target,
             "--native-bridge",
             bridge,
+            target_bridge,
         ]
         .map(str::to_owned)
         .to_vec())

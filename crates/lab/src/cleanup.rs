@@ -35,8 +35,9 @@ impl Drop for Owned {
 }
 
 fn stop() {
-    let owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(l1) = owned {
+    // Held until L1 is gone, so that a return and a signal at the same time wait for each other.
+    let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(l1) = owned.take() {
         l1.stop();
         say("lab host: stopped");
     }

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod l1;
 pub mod launch;
 pub mod modules;
+pub mod native;
 pub mod overhead;
 pub mod packages;
 pub mod progress;

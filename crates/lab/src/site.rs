@@ -35,6 +35,8 @@ pub struct Host {
     pub uplink: String,
     /// The virtual functions' PCI addresses.
     pub functions: Vec<String>,
+    /// Their numbers among the uplink's functions.
+    pub function_numbers: Vec<u32>,
     /// The e1000e's PCI address.
     pub e1000e: Option<String>,
     /// Its port on the switch.
@@ -281,6 +283,7 @@ impl Site {
             bridge,
             taps,
             uplink,
+            function_numbers: (0..).take(functions.len()).collect(),
             functions,
             e1000e: Some(e1000e),
             e1000e_port: extra.port.to_owned(),
@@ -300,7 +303,7 @@ impl Site {
                 format!("link set {} type bridge fdb_flush", host.bridge),
             ];
             // While the e1000e is the primary, no filter of a VF may hold the guest's address.
-            for (number, mac) in MACS.iter().enumerate() {
+            for (number, mac) in host.function_numbers.iter().zip(MACS) {
                 let mac = if primary == PrimaryKind::Vf {
                     mac
                 } else {
@@ -341,15 +344,18 @@ impl Site {
     /// Does by hand what lets a host's NIC and bridge give a pair's frames to the standby, or to
     /// the VF again: what the operator of a VMM that does not steer has to do.
     pub fn steer(&self, host: usize, pair: usize, to_standby: bool) -> Result<()> {
-        let (Some(host), Some(mac)) = (self.hosts.get(host), MACS.get(pair)) else {
-            bail!("there is no such host or pair");
+        let Some(host) = self.hosts.get(host) else {
+            bail!("there is no such host")
+        };
+        let (Some(number), Some(mac)) = (host.function_numbers.get(pair), MACS.get(pair)) else {
+            bail!("there is no such pair");
         };
         let netns = host.netns.as_deref();
         let filter = if to_standby { "00:00:00:00:00:00" } else { mac };
         ip_batch(
             netns,
             &[
-                format!("link set {} vf {pair} mac {filter}", host.uplink),
+                format!("link set {} vf {number} mac {filter}", host.uplink),
                 // What the bridge learnt of the other way would black-hole the guest's frames.
                 format!("link set {} type bridge fdb_flush", host.bridge),
             ],

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
+use lab::native::NativeOptions;
 use lab::progress::say;
 use lab::scenario::{self, Bench};
 use lab::site::{PrimaryKind, Site};
@@ -62,12 +63,18 @@ struct Place {
     /// The NIC that is the primary.
     #[arg(long, value_enum, default_value = "vf")]
     primary: PrimaryKind,
+    #[command(flatten)]
+    native: NativeOptions,
 }
 
 impl Place {
     fn bench(&self) -> Result<Bench> {
         let lab = Path::new(lab::host::init::LAB);
-        let stage = lab.join("stage");
+        let stage = self
+            .native
+            .share
+            .clone()
+            .unwrap_or_else(|| lab.join("stage"));
         let (name, program) = match (self.vmm.as_str(), self.vmm.split_once('=')) {
             (_, Some((name, program))) => (name, PathBuf::from(program)),
             ("qemu", _) => ("qemu", "/usr/bin/qemu-system-x86_64".into()),
@@ -76,18 +83,34 @@ impl Place {
         if !program.is_file() {
             bail!("there is no {}", program.display());
         }
+        let (site, native) = match lab::native::site(&self.native)? {
+            Some((site, guard)) => (site, Some(guard)),
+            None => (Site::ensure(&lab.join("site.json"))?, None),
+        };
+        let runs = match &native {
+            Some(_) => PathBuf::from(format!("/run/lab-{}", std::process::id())),
+            None => lab.join("vm"),
+        };
         Ok(Bench {
-            site: Site::ensure(&lab.join("site.json"))?,
+            site,
             vmm: Vmm {
                 name: name.to_owned(),
                 program,
             },
             kernel: stage.join("vmlinuz"),
             images: stage,
-            runs: lab.join("vm"),
+            runs,
             show_console: self.console,
             primary: self.primary,
+            native,
         })
+    }
+
+    fn logs(&self) -> PathBuf {
+        match self.native.share.as_deref().and_then(Path::parent) {
+            Some(state) => state.join("out"),
+            None => Path::new(lab::host::init::LAB).join("out"),
+        }
     }
 }
 
@@ -113,20 +136,19 @@ fn act(role: Role) -> Result<ExitCode> {
         Role::Demo { place, throughput } => {
             let bench = place.bench()?;
             let result = scenario::demo::run(&bench, throughput);
-            scenario::keep_logs(&bench.runs, &logs().join(&bench.vmm.name).join("demo"));
+            scenario::keep_logs(
+                &bench.runs,
+                &place.logs().join(&bench.vmm.name).join("demo"),
+            );
             println!("{}", serde_json::to_string(&result?)?);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn logs() -> PathBuf {
-    Path::new(lab::host::init::LAB).join("out")
-}
-
 fn scenarios(place: &Place, names: &[String]) -> Result<ExitCode> {
     let mut bench = place.bench()?;
-    let (passed, failed) = scenario::run_all(&mut bench, names, &logs())?;
+    let (passed, failed) = scenario::run_all(&mut bench, names, &place.logs())?;
     println!("lab scenarios: {passed} passed, {} failed", failed.len());
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS

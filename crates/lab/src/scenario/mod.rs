@@ -45,6 +45,16 @@ pub struct Bench {
     pub show_console: bool,
     /// The NIC that is the primary.
     pub primary: PrimaryKind,
+    /// What undoes the use of this machine itself, where that is the site.
+    pub native: Option<crate::native::Guard>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if self.native.is_some() {
+            let _ = fs::remove_dir_all(&self.runs);
+        }
+    }
 }
 
 impl Bench {
