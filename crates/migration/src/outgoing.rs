@@ -509,6 +509,10 @@ impl<'a> Job<'a> {
                 vm: VmIs::Here,
             },
         };
+        if outcome == Outcome::Cancelled {
+            // Illegal if whoever cancels has got round to it; but what is undone here must be seen after it.
+            let _ = shared.state.advance(State::Cancelling);
+        }
         let ours = matches!(
             outcome,
             Outcome::Cancelled | Outcome::Failed { vm: VmIs::Here, .. }
@@ -543,11 +547,7 @@ impl<'a> Job<'a> {
                 tracing::error!("migration failed: {why}");
                 shared.state.advance(State::Failed)
             }
-            Outcome::Cancelled => {
-                // Whoever cancels may not have got round to it yet.
-                let _ = shared.state.advance(State::Cancelling);
-                shared.state.advance(State::Cancelled)
-            }
+            Outcome::Cancelled => shared.state.advance(State::Cancelled),
         };
         if let Err(error) = advanced {
             tracing::error!("{error}");

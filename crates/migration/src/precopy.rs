@@ -47,11 +47,11 @@ impl Pacer {
     }
 }
 
-/// Measures what the link carries while it is used: time spent waiting for the pacer does not count.
+/// Measures what is sent. Time spent waiting for the pacer counts: what goes out between two waits says how fast buffers fill,
+/// not what the link carries, and an estimate that is too high costs the guest its downtime limit.
 #[derive(Debug, Default)]
 struct Meter {
     since: Duration,
-    idle: Duration,
     bytes: u64,
     pages: u64,
 }
@@ -66,7 +66,7 @@ pub(crate) struct PageSender<'a> {
     table_pages: u64,
     pacer: Pacer,
     meter: Meter,
-    /// Bytes a second the link carries, when known.
+    /// Bytes a second that went out lately, when known.
     bandwidth: Option<u64>,
     /// Pages sent, zero pages among them.
     pages: u64,
@@ -102,7 +102,7 @@ impl<'a> PageSender<'a> {
         self.pages
     }
 
-    /// Bytes a second the link was seen to carry; `None` before anything was sent.
+    /// Bytes a second that went out lately; `None` before anything was sent.
     pub(crate) fn bandwidth(&self) -> Option<u64> {
         self.bandwidth
     }
@@ -116,6 +116,9 @@ impl<'a> PageSender<'a> {
         limit: &dyn Fn() -> u64,
     ) -> Result<(), SendError> {
         let mut left = dirty.count();
+        if self.meter.bytes == 0 {
+            self.meter.since = self.clock.now();
+        }
         for block in 0..self.ram.blocks().len() {
             let mut from = 0;
             while let Some(run) = dirty.next_run(block, from, SCAN_PAGES) {
@@ -229,11 +232,8 @@ impl<'a> PageSender<'a> {
         self.measure(bytes, all, now);
 
         let wait = self.pacer.spend(bytes, limit(), now);
-        if !wait.is_zero() {
-            if self.cancel.wait(wait) {
-                return Err(SendError::Cancelled);
-            }
-            self.meter.idle += self.clock.now().saturating_sub(now);
+        if !wait.is_zero() && self.cancel.wait(wait) {
+            return Err(SendError::Cancelled);
         }
         Ok(())
     }
@@ -257,13 +257,12 @@ impl<'a> PageSender<'a> {
             },
         );
         let elapsed = now.saturating_sub(meter.since);
-        let busy = elapsed.saturating_sub(meter.idle);
-        if meter.bytes == 0 || busy.is_zero() {
+        if meter.bytes == 0 || elapsed.is_zero() {
             return;
         }
-        let carried = per_second(meter.bytes, busy);
+        let carried = per_second(meter.bytes, elapsed);
         // A short burst only fills buffers; trust it as far as it is long, up to a whole window.
-        let weight = (busy.as_secs_f64() / RATE_WINDOW.as_secs_f64()).min(1.0) * 0.5;
+        let weight = (elapsed.as_secs_f64() / RATE_WINDOW.as_secs_f64()).min(1.0) * 0.5;
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -274,7 +273,7 @@ impl<'a> PageSender<'a> {
         });
         self.bandwidth = Some(smoothed.max(1));
         #[allow(clippy::cast_precision_loss)]
-        let mbps = per_second(meter.bytes, elapsed) as f64 * 8.0 / 1e6;
+        let mbps = carried as f64 * 8.0 / 1e6;
         self.statistics.update(|figures| {
             figures.ram.mbps = mbps;
             figures.ram.pages_per_second = per_second(meter.pages, elapsed);

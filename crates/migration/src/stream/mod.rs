@@ -57,7 +57,7 @@ pub(crate) const MAX_RUNS: usize = 512;
 /// Devices in a stream.
 pub(crate) const MAX_DEVICES: usize = 4096;
 /// Bytes of all device payloads of a stream together.
-pub(crate) const MAX_DEVICE_BYTES: usize = 256 << 20;
+pub(crate) const MAX_DEVICE_BYTES: usize = 64 << 20;
 /// Bytes of any other body.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 /// Bytes of a reason that travels to the other side.
