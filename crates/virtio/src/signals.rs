@@ -93,11 +93,11 @@ impl Signals {
         }
     }
 
-    /// The driver did something after which the device cannot go on: it needs a reset (virtio 1.2, section 2.1.2).
-    /// Logged once.
+    /// Something happened after which the device cannot go on until its driver resets it (virtio 1.2, section 2.1.2):
+    /// mostly the driver's own doing. Logged once.
     pub fn fail(&self, what: &str, reason: &dyn Display) {
         if !self.broken.swap(true, Ordering::AcqRel) {
-            tracing::error!(device = %self.label, queue = what, "the guest's driver broke the device, it needs a reset: {reason}");
+            tracing::error!(device = %self.label, at = what, "the device stands still until its driver resets it: {reason}");
             if self.driver_ok.load(Ordering::Acquire) {
                 self.config_interrupt();
             }

@@ -23,7 +23,8 @@ const CONTROL_QUEUE_SIZE: u16 = 64;
 struct Running {
     workers: Vec<Worker<PairQueues>>,
     control_index: Option<usize>,
-    queue_count: usize,
+    /// By index, the queues nobody serves: the driver enabled them without the feature they belong to.
+    idle: Vec<Option<Virtqueue>>,
 }
 
 pub(super) struct NetDevice {
@@ -130,7 +131,6 @@ impl VirtioDevice for NetDevice {
             return Err(io::ErrorKind::NotConnected.into());
         };
         self.shared.apply_to_backend(&self.shared.rules());
-        let queue_count = run.queues.len();
         let mut queues = run.queues;
         let mut take = |index: usize| queues.get_mut(index).and_then(Option::take);
         let control_index = self.shared.control_queue(run.features);
@@ -154,12 +154,20 @@ impl VirtioDevice for NetDevice {
                 },
             };
             let name = format!("net-pair{pair}");
-            workers.push(Worker::spawn(name, bell, move |bell| worker.run(bell))?);
+            match Worker::spawn(name, bell, move |bell| worker.run(bell)) {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    for worker in workers {
+                        worker.join();
+                    }
+                    return Err(error);
+                }
+            }
         }
         *lock(&self.running) = Some(Running {
             workers,
             control_index,
-            queue_count,
+            idle: queues,
         });
         Ok(())
     }
@@ -171,8 +179,7 @@ impl VirtioDevice for NetDevice {
         for worker in &running.workers {
             worker.ask_to_stop();
         }
-        let mut queues: Vec<Option<Virtqueue>> = Vec::new();
-        queues.resize_with(running.queue_count, || None);
+        let mut queues = running.idle;
         let mut put = |index: usize, queue: Option<Virtqueue>| {
             if let Some(slot) = queues.get_mut(index)
                 && queue.is_some()

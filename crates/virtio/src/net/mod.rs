@@ -70,6 +70,9 @@ const FEATURE_NEEDS: &[(u64, u64)] = &[
     (net::MQ, net::CTRL_VQ),
 ];
 
+/// The least MTU IPv4 knows, and drivers take.
+const MTU_MIN: u16 = 68;
+
 /// What a network device is asked to be.
 #[derive(Debug, Clone)]
 pub struct NetConfig {
@@ -211,6 +214,12 @@ impl VirtioNet {
         let label = config.label.clone();
         check_queue_size(&label, "rx_queue_size", config.rx_queue_size)?;
         check_queue_size(&label, "tx_queue_size", config.tx_queue_size)?;
+        if let Some(mtu) = config.mtu.filter(|mtu| *mtu < MTU_MIN) {
+            return Err(VirtioError::Property {
+                device: label,
+                reason: format!("Invalid host_mtu (= {mtu}), must be between {MTU_MIN} and 65535."),
+            });
+        }
         let available = backend.queue_pairs().max(1);
         if config.queue_pairs == 0 || config.queue_pairs > available {
             return Err(VirtioError::Property {
@@ -222,12 +231,9 @@ impl VirtioNet {
             });
         }
         let mut pairs = config.queue_pairs;
-        let mut offered = features(&config, &*backend, pairs);
+        let offered = features(&config, &*backend, pairs);
         if offered & net::MQ == 0 {
             pairs = 1;
-        }
-        if config.mtu.is_some_and(|mtu| mtu < 68) {
-            offered &= !net::MTU;
         }
         let shared =
             Shared::new(label.clone(), backend, listener, config.mac, pairs).map_err(|source| {

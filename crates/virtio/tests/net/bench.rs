@@ -1,12 +1,14 @@
 //! A device on a wire, and a driver that is up.
 
+#![allow(dead_code)]
+
 use crate::driver::host::{Host, SocketNic, Wires};
 use crate::driver::ring::{Buffer, DriverQueue};
 use crate::driver::{DRIVER_OK, Driver, NEEDS_RESET, VERSION_1, until};
 use memory::GuestRam;
 use std::sync::{Arc, Mutex};
 use virtio::features::{net, ring};
-use virtio::{MacAddr, NetConfig, NetEvent, NetListener, VirtioNet};
+use virtio::{MacAddr, NetBackend, NetConfig, NetEvent, NetListener, VirtioNet};
 use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x6f, 0x55, 0xcc]);
@@ -58,25 +60,34 @@ pub(crate) fn config() -> NetConfig {
 
 pub(crate) fn bench_with(config: NetConfig, vnet_header: bool) -> Bench {
     let (nic, wires) = SocketNic::new(usize::from(config.queue_pairs), vnet_header);
+    let backend = Arc::clone(&nic) as Arc<dyn NetBackend>;
+    let (device, driver, events) = device_on(config, backend);
+    Bench {
+        device,
+        events,
+        nic,
+        wires,
+        host: Arc::clone(&driver.host),
+        ram: Arc::clone(&driver.ram),
+        driver,
+    }
+}
+
+pub(crate) fn device_on(
+    config: NetConfig,
+    backend: Arc<dyn NetBackend>,
+) -> (Arc<VirtioNet>, Driver, Arc<Events>) {
     let (host, ram, events) = (Host::new(), ram(), Arc::new(Events::default()));
     let device = VirtioNet::new(
         config,
-        Arc::clone(&nic) as Arc<_>,
+        backend,
         Arc::clone(&ram),
         Arc::clone(&host) as Arc<_>,
         Arc::clone(&events) as Arc<_>,
     )
     .unwrap();
     let driver = Driver::probe(Arc::clone(device.function()) as Arc<_>, &host, &ram);
-    Bench {
-        device,
-        events,
-        nic,
-        wires,
-        host,
-        ram,
-        driver,
-    }
+    (device, driver, events)
 }
 
 pub(crate) fn bench() -> Bench {

@@ -1,7 +1,7 @@
 //! Reset, and a state that moves to another device.
 
 use crate::bench::*;
-use crate::driver::{DRIVER_OK, FEATURES_OK};
+use crate::driver::{DRIVER_OK, FEATURES_OK, until, wait_interrupt};
 use memory::GuestRam;
 use pci::PciDevice;
 use std::sync::Arc;
@@ -185,4 +185,62 @@ fn a_state_that_does_not_fit_is_refused() {
     }
     bench.device.function().reset();
     bench.device.function().resume();
+}
+
+#[test]
+fn what_the_device_writes_is_marked_dirty() {
+    use vm_memory::bitmap::Bitmap;
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+    for buffer_bytes in [BUFFER_BYTES, 256] {
+        let mut bench = bench();
+        let mut up = bring_up(&mut bench.driver, USUAL, true);
+        bench.driver.free = bench.driver.free.next_multiple_of(4096);
+        let first = bench.driver.free;
+        // Enough for the window of the longest frame, or never enough: both ways into guest memory.
+        let count = if buffer_bytes == BUFFER_BYTES {
+            100
+        } else {
+            40
+        };
+        up.post(&mut bench.driver, count, buffer_bytes);
+        let region = bench.ram.find_region(GuestAddress(0)).unwrap();
+        let dirty = |at: u64| region.bitmap().dirty_at(usize::try_from(at).unwrap());
+        let mapping: &vm_memory::MmapRegion<memory::RamBitmap> = region;
+        mapping.bitmap().reset();
+        bench.wires[0].send(&frame(8200, 1)).unwrap();
+        until("a used buffer", || {
+            let idx: u16 = bench
+                .ram
+                .load(GuestAddress(up.rx.used + 2), Ordering::Acquire)
+                .unwrap();
+            (idx != 0).then_some(())
+        });
+        assert!(dirty(up.rx.used));
+        let end = first + 8212 - 1;
+        assert!((first..=end).step_by(4096).chain([end]).all(dirty));
+        assert!(!dirty(end + 4096));
+        assert!(!dirty(up.tx.desc) || up.tx.desc / 4096 == up.rx.used / 4096);
+    }
+}
+
+#[test]
+fn an_interrupt_lost_on_the_way_is_repeated() {
+    let mut bench = bench();
+    let mut up = bring_up(&mut bench.driver, USUAL, true);
+    up.post(&mut bench.driver, 100, BUFFER_BYTES);
+    up.rx.want_interrupt();
+    bench.wires[0].send(&frame(80, 1)).unwrap();
+    wait_interrupt(&bench.host, 0);
+    bench.device.function().pause();
+    let state = bench.device.function().save().unwrap();
+    let (target, driver, _events) = device_on(config(), Arc::clone(&bench.nic) as Arc<_>);
+    // The same RAM on both sides is not needed for this: the target's rings are empty, and valid.
+    target.function().restore(1, &state).unwrap();
+    target.function().resume();
+    for vector in 0..3 {
+        wait_interrupt(&driver.host, vector);
+    }
+    target.function().pause();
+    target.function().resume();
+    assert!(!driver.host.interrupted(0));
 }
