@@ -26,6 +26,9 @@ struct Options {
     /// Memory to map for DMA, in MiB; above 2048 a part of it is at 4 GiB.
     #[arg(long, default_value_t = 256)]
     memory_mib: u64,
+    /// Populate that memory first, as a guest that has run for a while has.
+    #[arg(long)]
+    prealloc: bool,
     /// Cancel after so many mapped MiB, and expect to be refused.
     #[arg(long)]
     cancel_at_mib: Option<u64>,
@@ -98,16 +101,25 @@ impl IntxLine for Pin {
     }
 }
 
+/// Where a guest would see host memory: guest address, host address, size.
+type Places = Arc<Mutex<Vec<(u64, usize, u64)>>>;
+
 /// A mapping a guest would see: here only its place.
-struct Shown;
+struct Shown(Places, u64);
 
 impl BarMapping for Shown {}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|(address, _, _)| *address != self.1);
+    }
+}
 
 #[derive(Default)]
 struct Bench {
     vectors: Mutex<Vec<Arc<Vector>>>,
-    /// Guest address, host address, size.
-    shown: Mutex<Vec<(u64, usize, u64)>>,
+    shown: Places,
 }
 
 impl Platform for Bench {
@@ -137,7 +149,7 @@ impl Platform for Bench {
     fn map_bar(&self, address: u64, host: *mut u8, size: u64) -> io::Result<Box<dyn BarMapping>> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.push((address, host as usize, size));
-        Ok(Box::new(Shown))
+        Ok(Box::new(Shown(Arc::clone(&self.shown), address)))
     }
 
     fn vfio_file(&self, _: BorrowedFd<'_>, register: bool) -> io::Result<()> {
@@ -182,7 +194,13 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if bytes > low {
         layout.push(GuestRange::new(4 << 30, bytes - low));
     }
-    let ram = allocate(&RamConfig::anonymous(bytes), &layout)?;
+    let ram = allocate(
+        &RamConfig {
+            prealloc: options.prealloc,
+            ..RamConfig::anonymous(bytes)
+        },
+        &layout,
+    )?;
     let bench = Arc::new(Bench::default());
     let container = Container::new(ram, Arc::clone(&bench) as Arc<dyn Platform>);
     let mut opened = Vec::new();
