@@ -158,8 +158,7 @@ impl JsonStream {
                 if begins {
                     self.lexer = Lexer::Start;
                 }
-                // 0xff has done what it is for: it must not count as one more stray character.
-                !begins || byte >= 0xfe
+                !begins
             }
             _ => {
                 if !self.count_byte() {
@@ -310,9 +309,8 @@ impl JsonStream {
         self.reset();
         self.messages
             .push_back(Err(format!("JSON parse error, stray '{text}'")));
-        // Where the stray character itself is one to begin at (the end of a line in a string), recovery is over at once.
         self.lexer = Lexer::Recovery;
-        self.step(byte)
+        true
     }
 
     fn count_byte(&mut self) -> bool {

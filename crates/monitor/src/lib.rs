@@ -40,6 +40,8 @@ mod endpoint;
 mod error;
 mod event;
 mod fds;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hmp;
 mod introspect;
 pub mod json;
@@ -47,6 +49,7 @@ mod outbox;
 pub mod qapi;
 mod qmp;
 mod reply;
+mod request;
 mod response;
 mod schema;
 mod server;

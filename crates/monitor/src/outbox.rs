@@ -29,6 +29,8 @@ struct State {
     finishing: bool,
     /// Requests that were read and not yet taken up.
     requests: usize,
+    /// A command is being executed out of band.
+    out_of_band: bool,
 }
 
 /// The queue of one client.
@@ -150,6 +152,24 @@ impl Outbox {
         let mut state = self.lock();
         state.requests = state.requests.saturating_sub(1);
         self.changed.notify_all();
+    }
+
+    /// An out-of-band command begins, or was answered.
+    pub(crate) fn set_out_of_band(&self, busy: bool) {
+        self.lock().out_of_band = busy;
+        self.changed.notify_all();
+    }
+
+    /// Waits until no command is executed out of band. False: the connection is over.
+    pub(crate) fn wait_for_out_of_band(&self) -> bool {
+        let mut state = self.lock();
+        while !state.closed && state.out_of_band {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.closed
     }
 
     /// Waits until none of the client's requests waits. False: the connection is over.

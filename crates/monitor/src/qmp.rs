@@ -16,12 +16,13 @@ use crate::introspect;
 use crate::json::JsonStream;
 use crate::outbox::{LINGER, Outbox};
 use crate::reply::Reply;
+use crate::request;
 use crate::response::Response;
 use crate::server::Shared;
 use crate::stream::{Ready, Stream};
 use crate::types::QmpCapability;
 use crate::wire::{answer, to_line};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -90,16 +91,10 @@ impl Session {
         json!({"QMP": {"version": version, "capabilities": ["oob"]}})
     }
 
-    fn read_all(
-        self: &Arc<Self>,
-        stream: &Stream,
-        requests: Sender<Request>,
-        stop: BorrowedFd<'_>,
-    ) {
+    fn read_all(&self, stream: &Stream, requests: Sender<Request>, stop: BorrowedFd<'_>) {
         let mut parser = JsonStream::new();
         let mut buffer = vec![0; 4096];
         let mut came = Vec::new();
-        let mut out_of_band: Option<Sender<Request>> = None;
         while matches!(stream.wait([self.outbox.hangup(), stop]), Ok(Ready::Input)) {
             let bytes = match stream.read(&mut buffer, &mut came) {
                 Ok(0) => return,
@@ -130,21 +125,19 @@ impl Session {
                     if !self.outbox.begin_request(QUEUED_REQUESTS) {
                         return;
                     }
-                    let queue = if self.is_oob(&request) {
-                        match out_of_band
-                            .as_ref()
-                            .map_or_else(|| self.start_out_of_band(), |queue| Ok(queue.clone()))
-                        {
-                            Ok(queue) => out_of_band.insert(queue),
-                            Err(error) => {
-                                tracing::warn!(%error, "no thread for out-of-band commands");
-                                return;
-                            }
+                    if self.is_oob(&request) {
+                        // On this thread: answered before anything that the client sends next is looked at.
+                        if !self.outbox.wait_for_room() {
+                            return;
                         }
-                    } else {
-                        &requests
-                    };
-                    if queue.send(request).is_err() {
+                        let outbox = Arc::clone(&self.outbox);
+                        outbox.set_out_of_band(true);
+                        self.execute(request, move || outbox.set_out_of_band(false));
+                        self.outbox.end_request();
+                        if !self.outbox.wait_for_out_of_band() {
+                            return;
+                        }
+                    } else if requests.send(request).is_err() {
                         return;
                     }
                 }
@@ -161,22 +154,7 @@ impl Session {
             && !object.contains_key("execute")
     }
 
-    fn start_out_of_band(self: &Arc<Self>) -> io::Result<Sender<Request>> {
-        let (requests, receiver) = channel();
-        let session = Arc::clone(self);
-        thread::Builder::new()
-            .name("qmp-oob".to_owned())
-            .spawn(move || session.execute_all(&receiver))?;
-        Ok(requests)
-    }
-
     fn dispatch_all(&self, requests: &Receiver<Request>) {
-        self.execute_all(requests);
-        self.outbox.end_session();
-    }
-
-    /// Executes one request after the other until no more will come or the connection is over.
-    fn execute_all(&self, requests: &Receiver<Request>) {
         while let Ok(request) = requests.recv() {
             self.outbox.end_request();
             if !self.outbox.wait_for_room() {
@@ -190,6 +168,7 @@ impl Session {
             // An error: the closure was dropped uncalled, and nothing will come.
             let _ = answered.recv();
         }
+        self.outbox.end_session();
     }
 
     /// Executes one request; calls `done` once its answer is in the outbox.
@@ -199,7 +178,7 @@ impl Session {
             Err(text) => Err(QmpError::generic(text)),
             Ok(Value::Object(mut object)) => {
                 id = object.shift_remove("id");
-                self.decode(object)
+                request::decode(object, self.state())
             }
             Ok(_) => Err(QmpError::generic("QMP input must be a JSON object")),
         };
@@ -222,57 +201,11 @@ impl Session {
         }
     }
 
-    fn decode(&self, mut object: Map<String, Value>) -> Result<AnyCommand, QmpError> {
-        let oob_enabled = self.oob.load(Ordering::Acquire);
-        let mut name: Option<(String, String)> = None;
-        let mut arguments = Value::Object(Map::new());
-        for (member, value) in std::mem::take(&mut object) {
-            match member.as_str() {
-                "execute" | "exec-oob" if member == "execute" || oob_enabled => {
-                    let Value::String(command) = value else {
-                        return Err(QmpError::generic(format!(
-                            "QMP input member '{member}' must be a string"
-                        )));
-                    };
-                    if let Some((other, _)) = name {
-                        return Err(QmpError::generic(format!(
-                            "QMP input member '{member}' clashes with '{other}'"
-                        )));
-                    }
-                    name = Some((member, command));
-                }
-                "arguments" if value.is_object() => arguments = value,
-                "arguments" => {
-                    return Err(QmpError::generic(
-                        "QMP input member 'arguments' must be an object",
-                    ));
-                }
-                _ => {
-                    return Err(QmpError::generic(format!(
-                        "QMP input member '{member}' is unexpected"
-                    )));
-                }
-            }
+    fn state(&self) -> request::State {
+        request::State {
+            negotiated: self.negotiated.load(Ordering::Acquire),
+            oob: self.oob.load(Ordering::Acquire),
         }
-        let (member, name) =
-            name.ok_or_else(|| QmpError::generic("QMP input lacks member 'execute'"))?;
-        if !self.negotiated.load(Ordering::Acquire) && name != "qmp_capabilities" {
-            return Err(QmpError::command_not_found(
-                "Expecting capabilities negotiation with 'qmp_capabilities'",
-            ));
-        }
-        if self.negotiated.load(Ordering::Acquire) && name == "qmp_capabilities" {
-            return Err(QmpError::command_not_found(
-                "Capabilities negotiation is already complete, command ignored",
-            ));
-        }
-        if member == "exec-oob" && describe(&name).is_some_and(|description| !description.allow_oob)
-        {
-            return Err(QmpError::generic(format!(
-                "The command {name} does not support OOB"
-            )));
-        }
-        AnyCommand::decode(&name, arguments)
     }
 
     fn answer(&self, result: &Result<Response, QmpError>, id: Option<Value>) {

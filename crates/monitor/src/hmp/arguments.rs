@@ -179,7 +179,7 @@ fn take_word(line: &str) -> Result<Option<(String, &str)>, Wrong> {
             c => word.push(c),
         }
     }
-    Err(Wrong::Usage("unterminated string literal"))
+    Err(Wrong::Usage("string expected"))
 }
 
 /// Reads `first,key=value,key=value`: the first element is the value of `implied` unless it is a `key=value` itself; a key alone is

@@ -61,6 +61,15 @@ impl Machine {
     }
 }
 
+/// The command that a line becomes, if it becomes one.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn command_of(line: &Line<'_>, identity: &crate::server::Identity) -> Option<Command> {
+    match table::interpret(line, identity) {
+        Ok(Action::Submit(command, _)) => Some(*command),
+        _ => None,
+    }
+}
+
 /// Where the output of a line goes, exactly once: a session that waits for it must not wait for ever.
 struct Output<F: FnOnce(String)>(Option<F>);
 

@@ -277,7 +277,17 @@ qapi_struct! {
         frontend_open: bool = "frontend-open",
     }
 
-    /// The image under a block device.
+    /// An image of a block device.
+    pub struct BlockImageInfo {
+        /// The file.
+        filename: String = "filename",
+        /// The format driver.
+        format: String = "format",
+        /// Length of what the guest sees, in bytes.
+        virtual_size_bytes: u64 = "virtual-size",
+    }
+
+    /// The medium of a block device.
     pub struct BlockInserted {
         /// The file.
         file: String = "file",
@@ -287,8 +297,8 @@ qapi_struct! {
         ro: bool = "ro",
         /// The format driver.
         drv: String = "drv",
-        /// Length in bytes.
-        size_bytes: Option<u64> = "x-size",
+        /// The image in the file.
+        image: BlockImageInfo = "image",
     }
 
     /// One block device of `query-block`.
@@ -335,6 +345,14 @@ qapi_struct! {
         id: String = "id",
         /// The host's thread.
         thread_id: i64 = "thread-id",
+        /// The longest time it polls, in ns.
+        poll_max_ns: i64 = "poll-max-ns",
+        /// By what the polling time is multiplied when it was too short; 0 is the default.
+        poll_grow: i64 = "poll-grow",
+        /// By what the polling time is divided when it was too long; 0 is the default.
+        poll_shrink: i64 = "poll-shrink",
+        /// The most requests it submits at once; 0 is the default.
+        aio_max_batch: i64 = "aio-max-batch",
     }
 
     /// One parameter of an option.

@@ -48,6 +48,8 @@ qapi_enum! {
         RdmaPinAll = "rdma-pin-all",
         /// Slow the guest down when memory does not converge.
         AutoConverge = "auto-converge",
+        /// Deprecated, has no effect.
+        ZeroBlocks = "zero-blocks",
         /// Emit `MIGRATION` and `MIGRATION_PASS`.
         Events = "events",
         /// Allow post-copy.
