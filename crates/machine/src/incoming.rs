@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What the control thread keeps of a migration to here.
-pub struct IncomingSide {
+pub(crate) struct IncomingSide {
     current: Option<Incoming>,
     exit_on_error: bool,
 }
@@ -29,7 +29,7 @@ impl IncomingSide {
     }
 
     /// `query-migrate` of the target.
-    pub fn info(&self) -> Option<Info> {
+    pub(crate) fn info(&self) -> Option<Info> {
         self.current.as_ref().map(Incoming::info)
     }
 }

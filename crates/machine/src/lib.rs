@@ -23,6 +23,7 @@ mod incoming;
 pub mod network;
 mod outgoing;
 pub mod pairs;
+mod primary_watch;
 mod run_state;
 mod saved;
 

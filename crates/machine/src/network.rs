@@ -3,14 +3,12 @@
 use crate::MachineError;
 use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
 use failover::Moment;
-use net::Offload;
 use net::announce::{AnnounceParameters, AnnounceSchedule, rarp};
 use net::tap::{Script, Tap};
-use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use virtio::{IoBuffer, MacAddr, NetBackend, Offloads};
+use virtio::{MacAddr, NetBackend};
 
 /// Resolves the descriptors that a user names: `getfd`'s names, or inherited numbers.
 pub trait FdSource {
@@ -19,79 +17,6 @@ pub trait FdSource {
     /// # Errors
     /// There is none.
     fn take(&self, name: &str) -> Result<OwnedFd, String>;
-}
-
-/// A tap as a virtio-net device wants its backend.
-struct TapBackend(Arc<Tap>);
-
-fn to_tap(offloads: Offloads) -> Offload {
-    let pairs = [
-        (Offloads::CSUM, Offload::CSUM),
-        (Offloads::TSO4, Offload::TSO4),
-        (Offloads::TSO6, Offload::TSO6),
-        (Offloads::ECN, Offload::ECN),
-        (Offloads::UFO, Offload::UFO),
-    ];
-    pairs
-        .into_iter()
-        .filter(|(ours, _)| offloads.contains(*ours))
-        .map(|(_, tap)| tap)
-        .collect()
-}
-
-fn from_tap(offload: Offload) -> Offloads {
-    let pairs = [
-        (Offload::CSUM, Offloads::CSUM),
-        (Offload::TSO4, Offloads::TSO4),
-        (Offload::TSO6, Offloads::TSO6),
-        (Offload::ECN, Offloads::ECN),
-        (Offload::UFO, Offloads::UFO),
-    ];
-    pairs
-        .into_iter()
-        .filter(|(tap, _)| offload.contains(*tap))
-        .map(|(_, ours)| ours)
-        .collect()
-}
-
-impl NetBackend for TapBackend {
-    fn queue_pairs(&self) -> u16 {
-        self.0.queue_pairs()
-    }
-
-    fn vnet_header(&self) -> bool {
-        self.0.vnet_header()
-    }
-
-    fn offloads(&self) -> Offloads {
-        from_tap(self.0.supported_offloads())
-    }
-
-    fn mtu(&self) -> Option<u16> {
-        self.0.mtu().and_then(|mtu| u16::try_from(mtu).ok())
-    }
-
-    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
-        self.0.set_offloads(to_tap(offloads))
-    }
-
-    fn set_pair_enabled(&self, pair: u16, enabled: bool) -> io::Result<()> {
-        self.0.set_pair_enabled(pair, enabled)
-    }
-
-    fn recv(&self, pair: u16, into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
-        let fd = self.0.queue(pair).ok_or(io::ErrorKind::NotFound)?;
-        virtio::unless_blocked(virtio::readv(fd, into))
-    }
-
-    fn send(&self, pair: u16, from: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
-        let fd = self.0.queue(pair).ok_or(io::ErrorKind::NotFound)?;
-        virtio::unless_blocked(virtio::writev(fd, from))
-    }
-
-    fn poll_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {
-        self.0.queue(pair)
-    }
 }
 
 /// An open netdev.
@@ -248,7 +173,7 @@ impl Netdevs {
             )));
         }
         netdev.user = Some(user.to_owned());
-        Ok(Arc::new(TapBackend(Arc::clone(&netdev.tap))))
+        Ok(netdev.tap.clone())
     }
 
     /// The device is gone: its netdev can be used by another.

@@ -26,7 +26,7 @@ use vm_memory::GuestAddress;
 pub type MigrateReply = Box<dyn FnOnce(Result<(), MachineError>) + Send>;
 
 /// What the control thread keeps of migrations away from here.
-pub struct OutgoingSide {
+pub(crate) struct OutgoingSide {
     current: Option<Outgoing>,
     reply: Option<MigrateReply>,
     /// The sender waits here for the guest to let go.
@@ -51,14 +51,14 @@ impl OutgoingSide {
     }
 
     /// A migration has begun and not ended.
-    pub fn in_progress(&self) -> bool {
+    pub(crate) fn in_progress(&self) -> bool {
         self.current
             .as_ref()
             .is_some_and(|m| m.state().is_running())
     }
 
     /// `query-migrate` of the source, if there ever was a migration.
-    pub fn info(&self) -> Option<Info> {
+    pub(crate) fn info(&self) -> Option<Info> {
         self.current.as_ref().map(Outgoing::info)
     }
 

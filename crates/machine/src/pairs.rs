@@ -11,6 +11,7 @@ use crate::board::Board;
 use crate::control::Control;
 use crate::devices::{Body, Made, Place, device_path, function, host_spec};
 use crate::event::MachineEvent;
+use crate::primary_watch::{SharedSteering, WatchedPrimary};
 use config::vm::{DeviceConfig, DeviceKind};
 use failover::{
     Action, Event, Illegal, Moment, Notice, Pairs, Placing, PlugStage, PrimarySpec, Slot,
@@ -21,8 +22,8 @@ use pci::{PciDevice, SlotEvent, SlotListener};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vfio::{Container, HostDevice, VfioConfig, VfioListener, VfioPci};
 
@@ -75,7 +76,7 @@ pub(crate) struct Primary {
 pub struct PairKeeper {
     pairs: Pairs,
     primaries: BTreeMap<String, Primary>,
-    steering: BTreeMap<String, Steering>,
+    steering: BTreeMap<String, SharedSteering>,
     container: Option<Arc<Container>>,
 }
 
@@ -125,11 +126,16 @@ impl PairKeeper {
 
     /// How the host's switch is steered for a standby, for `info network`.
     pub fn steering_of(&self, standby: &str) -> Option<String> {
-        self.steering.get(standby).map(Steering::describe)
+        self.steering.get(standby).map(|s| lock(s).describe())
     }
 }
 
-fn report(what: &str, standby: &str, report: &Report) {
+fn lock(steering: &SharedSteering) -> MutexGuard<'_, Steering> {
+    steering.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Logs what steering did; a step that failed never stops anything.
+pub(crate) fn report(what: &str, standby: &str, report: &Report) {
     for (step, error) in report.failures() {
         tracing::warn!(standby, %step, %error, "steering the host's switch to the {what}: a step failed");
     }
@@ -334,12 +340,16 @@ impl Board {
             .collect();
         for standby in standbys {
             if let Some(steering) = self.steering(&standby) {
-                tracing::info!(standby, network = steering.describe(), "failover pair");
+                tracing::info!(
+                    standby,
+                    network = lock(&steering).describe(),
+                    "failover pair"
+                );
             }
         }
     }
 
-    fn steering(&mut self, standby: &str) -> Option<&mut Steering> {
+    fn steering(&mut self, standby: &str) -> Option<SharedSteering> {
         if !self.pairs.steering.contains_key(standby) {
             let mac = self.devices.net(standby)?.configured_mac().0;
             let tap = self.netdevs.tap_of(standby)?.name().to_owned();
@@ -358,7 +368,9 @@ impl Board {
                 });
             match Steering::discover(&tap, host.as_ref().map(|h| h.name.as_str()), mac) {
                 Ok(steering) => {
-                    self.pairs.steering.insert(standby.to_owned(), steering);
+                    self.pairs
+                        .steering
+                        .insert(standby.to_owned(), Arc::new(Mutex::new(steering)));
                 }
                 Err(error) => {
                     tracing::warn!(standby, %error, "the host's switch cannot be steered");
@@ -366,27 +378,27 @@ impl Board {
                 }
             }
         }
-        self.pairs.steering.get_mut(standby)
+        self.pairs.steering.get(standby).cloned()
     }
 
     /// Makes the host's switch send to the standby.
     pub(crate) fn steer_to_standby(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = steering.to_standby();
+            let done = lock(&steering).to_standby();
             report("standby", standby, &done);
         }
     }
 
     fn steer_to_primary(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = steering.to_primary();
+            let done = lock(&steering).to_primary();
             report("primary", standby, &done);
         }
     }
 
     fn steer_away(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = steering.guest_left();
+            let done = lock(&steering).guest_left();
             report("wire", standby, &done);
         }
     }
@@ -560,10 +572,7 @@ impl Board {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => {
-                self.feed(id, &Event::PlugSucceeded);
-                self.feed(id, &Event::DriverIn);
-            }
+            Ok(()) => self.feed(id, &Event::PlugSucceeded),
             Err(error) => {
                 tracing::warn!(primary = id, error, "the primary could not be plugged");
                 self.feed(id, &Event::PlugFailed(error));
@@ -571,25 +580,22 @@ impl Board {
         }
     }
 
-    /// Gives the VF the guest's address and puts the primary into its slot.
+    /// Puts the primary into its slot.
     fn insert_primary(&mut self, id: &str) -> Result<(), String> {
         let standby = self
             .pairs
             .pairs
             .by_primary(id)
             .map(|p| p.standby().to_owned());
-        if let Some(standby) = standby
-            && let Some(steering) = self.steering(&standby)
-        {
-            let done = steering.arm_primary();
-            report("primary", &standby, &done);
-        }
+        let steering = standby.and_then(|standby| self.steering(&standby));
+        let control = self.control.clone();
         let primary = self.pairs.primaries.get_mut(id).ok_or("it was deleted")?;
         let device: Arc<dyn PciDevice> = match (&primary.vfio, &primary.other) {
             (Some(vfio), _) => vfio.clone(),
             (None, Some(made)) => made.function.clone(),
             (None, None) => return Err("it is not open".into()),
         };
+        let device = WatchedPrimary::new(device, id.to_owned(), control, steering);
         let shown = function(&primary.config, id, device);
         self.hotplug
             .plug(&primary.place.bus, primary.place.devfn, shown)
@@ -606,6 +612,21 @@ impl Board {
             body,
         });
         Ok(())
+    }
+
+    /// The guest's driver uses its primary now, or no longer.
+    pub(crate) fn primary_in_use(&mut self, id: &str, in_use: bool) {
+        let unplugging = self
+            .pairs
+            .pairs
+            .by_primary(id)
+            .is_some_and(|p| matches!(p.state(), State::Unplugging { .. }));
+        if in_use {
+            self.feed(id, &Event::DriverIn);
+        } else if unplugging {
+            // Outside of an unplug a closed primary is still the guest's path: nothing reaches the standby then.
+            self.feed(id, &Event::DriverOut);
+        }
     }
 
     // ---- unplugging ----
@@ -817,8 +838,8 @@ impl Drop for PairKeeper {
                 opening.store(true, Ordering::Relaxed);
             }
         }
-        for (standby, steering) in &mut self.steering {
-            let done = steering.restore();
+        for (standby, steering) in &self.steering {
+            let done = lock(steering).restore();
             report("way it was found", standby, &done);
         }
     }

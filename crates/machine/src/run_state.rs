@@ -43,7 +43,7 @@ pub struct IllegalTransition {
 }
 
 /// All legal transitions.
-pub const TRANSITIONS: &[(RunState, RunState)] = {
+pub(crate) const TRANSITIONS: &[(RunState, RunState)] = {
     use RunState::{
         FinishMigrate, InMigrate, InternalError, Paused, PostMigrate, Prelaunch, Running, Shutdown,
     };
