@@ -49,6 +49,20 @@ impl Channel {
         })
     }
 
+    /// A channel over any stream, with an agent at its other end.
+    #[cfg(test)]
+    pub(crate) fn over(stream: UnixStream, lock: File) -> Self {
+        Self {
+            stream,
+            _lock: lock,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn send(&mut self, frame: &Frame) {
+        frame.write(&mut self.stream).unwrap();
+    }
+
     /// Waits until the agent answers.
     pub fn greet(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;

@@ -213,3 +213,41 @@ fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(root: &Path) -> Kernel {
+        let modules = root.join("lib/modules/6.1.0-test/kernel");
+        fs::create_dir_all(&modules).unwrap();
+        fs::create_dir_all(root.join("boot")).unwrap();
+        fs::write(root.join("boot/vmlinuz-6.1.0-test"), b"image").unwrap();
+        for name in ["a", "b-c", "d"] {
+            fs::write(modules.join(format!("{name}.ko")), name).unwrap();
+        }
+        let folder = root.join("lib/modules/6.1.0-test");
+        fs::write(
+            folder.join("modules.dep"),
+            "kernel/a.ko: kernel/b-c.ko kernel/d.ko\nkernel/b-c.ko: kernel/d.ko\nkernel/d.ko:\n",
+        )
+        .unwrap();
+        fs::write(folder.join("modules.builtin"), "kernel/in-built.ko\n").unwrap();
+        Kernel::find(root).unwrap()
+    }
+
+    #[test]
+    fn modules_come_after_what_they_need_and_once() {
+        let root = tempfile::tempdir().unwrap();
+        let kernel = kernel(root.path());
+        assert_eq!(kernel.release, "6.1.0-test");
+        let names: Vec<String> = kernel
+            .modules(&["b_c", "a", "in-built", "gone?"])
+            .unwrap()
+            .into_iter()
+            .map(|m| m.name)
+            .collect();
+        assert_eq!(names, ["d", "b_c", "a"]);
+        assert!(kernel.modules(&["gone"]).is_err());
+    }
+}

@@ -378,3 +378,56 @@ impl Drop for Vm {
         self.kill();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pair_is_the_seed_documents() {
+        let config = Config {
+            name: "vm".into(),
+            netns: None,
+            memory_mib: 256,
+            kernel: "k".into(),
+            initrd: "i".into(),
+            append: vec!["lab.skip=x".into()],
+            pairs: vec![Pair {
+                mac: "52:54:00:6f:55:cc".into(),
+                address: "10.9.0.2".into(),
+                tap: "tap0".into(),
+                primary: Some("5e:00.2".into()),
+                failover: true,
+            }],
+            spare_ports: 0,
+            native_hotplug: false,
+            incoming: Some("tcp:10.1.0.2:4444".into()),
+            extra: Vec::new(),
+            show_console: false,
+        };
+        let options = config.options(Path::new("/run/x"));
+        let devices: Vec<&str> = options
+            .windows(2)
+            .filter(|pair| pair[0] == "-device")
+            .map(|pair| pair[1].as_str())
+            .collect();
+        assert_eq!(
+            devices,
+            [
+                "pcie-root-port,id=root1,bus=pcie.0,chassis=1,slot=1",
+                "pcie-root-port,id=root2,bus=pcie.0,chassis=2,slot=2",
+                "virtio-net-pci,netdev=hostnet1,id=net1,mac=52:54:00:6f:55:cc,bus=root2,failover=on",
+                "vfio-pci,host=5e:00.2,id=hostdev0,bus=root1,failover_pair_id=net1",
+            ]
+        );
+        assert!(
+            options.contains(&"tap,id=hostnet1,ifname=tap0,script=no,downscript=no".to_owned())
+        );
+        assert!(
+            options
+                .iter()
+                .any(|word| word.ends_with(" lab.ip=52:54:00:6f:55:cc,10.9.0.2/24 lab.skip=x"))
+        );
+        assert!(!options.iter().any(|word| word.is_empty()));
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use lab::native::NativeOptions;
 use lab::progress::say;
@@ -77,7 +77,13 @@ impl Place {
             .unwrap_or_else(|| lab.join("stage"));
         let (name, program) = match (self.vmm.as_str(), self.vmm.split_once('=')) {
             (_, Some((name, program))) => (name, PathBuf::from(program)),
-            ("qemu", _) => ("qemu", "/usr/bin/qemu-system-x86_64".into()),
+            ("qemu", _) => {
+                let program = lab::packages::find_program("qemu-system-x86_64");
+                (
+                    "qemu",
+                    program.context("qemu-system-x86_64 is not installed")?,
+                )
+            }
             (name, _) => (name, stage.join(name)),
         };
         if !program.is_file() {

@@ -22,7 +22,8 @@ pub fn run() -> Result<()> {
     let mut threads = Vec::new();
     for (name, device) in ports()? {
         if name.starts_with("lab.") {
-            threads.push(thread::spawn(move || serve(&device)));
+            let port = OpenOptions::new().read(true).write(true).open(&device)?;
+            threads.push(thread::spawn(move || serve(port)));
         }
     }
     for thread in threads {
@@ -72,9 +73,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn serve(device: &PathBuf) {
-    let open = || OpenOptions::new().read(true).write(true).open(device);
-    let Ok(reader) = open() else { return };
+/// Serves a channel for ever: an end of file is a client that left, and the next may come.
+fn serve(reader: File) {
     let Ok(writer) = reader.try_clone() else {
         return;
     };
@@ -251,4 +251,85 @@ fn watch(mut child: Child, sources: Vec<Source>, port: Sender, alive: Arc<Mutex<
         });
         send(&port, &Frame::Exit(code));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::channel::Channel;
+
+    fn served() -> Channel {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || serve(File::from(OwnedFd::from(theirs))));
+        let mut channel = Channel::over(ours, tempfile::tempfile().unwrap());
+        channel.greet(Duration::from_secs(20)).unwrap();
+        channel
+    }
+
+    #[test]
+    fn a_command_gives_its_output_its_errors_and_its_status() {
+        let mut channel = served();
+        let argv = ["sh", "-c", "echo out; echo $WORD >&2; exit 3"]
+            .map(str::to_owned)
+            .to_vec();
+        let open = Open {
+            argv,
+            env: vec![("WORD".into(), "err".into())],
+            tty: None,
+        };
+        let (mut output, mut error) = (Vec::new(), Vec::new());
+        let code = channel
+            .run(&open, |b| output.write_all(b), |b| error.write_all(b))
+            .unwrap();
+        assert_eq!(
+            (code, output.as_slice(), error.as_slice()),
+            (3, &b"out\n"[..], &b"err\n"[..])
+        );
+        assert_eq!(
+            channel.capture(&["printf", "%s", "again"]).unwrap(),
+            "again"
+        );
+        assert!(channel.capture(&["false"]).is_err());
+        assert!(channel.capture(&["/no/such/program"]).is_err());
+    }
+
+    #[test]
+    fn much_output_arrives_whole() {
+        let text = served()
+            .capture(&["sh", "-c", "yes 0123456789 | head -n 100000"])
+            .unwrap();
+        assert_eq!(text.len(), 1_100_000);
+    }
+
+    #[test]
+    fn a_new_greeting_ends_what_the_client_before_left_running() {
+        let mut channel = served();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!(
+            "echo $$ > {}.new; mv {0}.new {0}; exec sleep 1000",
+            file.display()
+        );
+        channel.send(&Frame::Open(
+            serde_json::to_vec(&Open {
+                argv: vec!["sh".into(), "-c".into(), script],
+                env: Vec::new(),
+                tty: None,
+            })
+            .unwrap(),
+        ));
+        let pid = loop {
+            if let Ok(text) = fs::read_to_string(&file) {
+                break text.trim().to_owned();
+            }
+            thread::yield_now();
+        };
+        channel.greet(Duration::from_secs(20)).unwrap();
+        // The kill is sent before the greeting is answered; the reaping may take a moment more.
+        while fs::exists(format!("/proc/{pid}")).unwrap() {
+            thread::yield_now();
+        }
+    }
 }

@@ -23,11 +23,11 @@ use crate::traffic::ping;
 use crate::vm::{Config, Pair, Vm, Vmm};
 
 /// How long a guest may take to boot: the lab is emulated, and the machine may be busy.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
+pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// How long a primary may take to be back in the guest and carry.
-pub const PRIMARY_LIMIT: Duration = Duration::from_secs(45);
+pub const PRIMARY_LIMIT: Duration = Duration::from_secs(90);
 /// How long a guest may take to answer the client.
-pub const REACH_LIMIT: Duration = Duration::from_secs(20);
+pub const REACH_LIMIT: Duration = Duration::from_secs(40);
 
 /// Where and with what scenarios run.
 pub struct Bench {
