@@ -153,7 +153,7 @@ impl Serving<'_> {
             let mut blocked = false;
             if let Some(tx) = self.tx.as_mut() {
                 if tx.ready && !tx.blocked {
-                    tx.transmit(&self.context)?;
+                    tx.transmit(&mut self.context)?;
                 }
                 busy |= tx.ready && !tx.blocked;
                 blocked = tx.blocked;
@@ -163,7 +163,7 @@ impl Serving<'_> {
                     rx.kicked(self.context.ram)?;
                 }
                 if rx.ready && !rx.starved {
-                    rx.receive(&self.context)?;
+                    rx.receive(&mut self.context)?;
                 }
                 busy |= rx.ready && !rx.starved;
             }
@@ -245,7 +245,7 @@ pub(crate) fn fuzz_pair(
     if let Some(tx) = tx {
         let mut tx = Transmitter::new(tx, 1);
         for _ in 0..4 {
-            if tx.transmit(&context).is_err() {
+            if tx.transmit(&mut context).is_err() {
                 break;
             }
         }
@@ -253,7 +253,7 @@ pub(crate) fn fuzz_pair(
     if let Some(rx) = rx {
         let mut rx = Receiver::new(rx, 0, mergeable, Vec::new());
         for _ in 0..4 {
-            if rx.kicked(ram).is_err() || rx.receive(&context).is_err() {
+            if rx.kicked(ram).is_err() || rx.receive(&mut context).is_err() {
                 break;
             }
         }

@@ -201,13 +201,13 @@ impl<'m> Receiver<'m> {
     }
 
     /// Takes frames from the backend until there are none, the driver's buffers are used up, or it is another's turn.
-    pub(super) fn receive(&mut self, context: &Context<'m>) -> Result<(), RingError> {
+    pub(super) fn receive(&mut self, context: &mut Context<'m>) -> Result<(), RingError> {
         let mut unannounced = 0;
         for _ in 0..FRAMES_PER_TURN {
             let step = if context.open() {
                 self.step(context)?
             } else {
-                self.discard(context)
+                self.discard(context)?
             };
             match step {
                 Step::Done => {
@@ -244,7 +244,7 @@ impl<'m> Receiver<'m> {
         Ok(())
     }
 
-    fn step(&mut self, context: &Context<'m>) -> Result<Step, RingError> {
+    fn step(&mut self, context: &mut Context<'m>) -> Result<Step, RingError> {
         if self.waiting != 0 {
             return self.deliver(context);
         }
@@ -290,10 +290,13 @@ impl<'m> Receiver<'m> {
     }
 
     /// Whether a frame of `bytes` bytes with header is whole and passes the driver's filter.
-    fn wanted(&mut self, context: &Context<'_>, bytes: usize, beginning: &[u8]) -> bool {
+    fn wanted(&mut self, context: &mut Context<'_>, bytes: usize, beginning: &[u8]) -> bool {
         self.complained = false;
-        if bytes <= VNET_HEADER_BYTES || bytes >= context.longest.max(VNET_HEADER_BYTES + 1) {
-            // A runt, or one that may have been cut off.
+        let longest = context.longest;
+        // A frame that came after a change of the rules is judged by the new ones.
+        context.renew();
+        if bytes <= VNET_HEADER_BYTES || bytes >= longest || !context.open() {
+            // A runt, one that may have been cut off, or the link is down.
             add(&context.counters.rx_dropped, 1);
             return false;
         }
@@ -305,10 +308,15 @@ impl<'m> Receiver<'m> {
     }
 
     /// Receives over the buffer of our own.
-    fn bounce(&mut self, context: &Context<'m>) -> Result<Step, RingError> {
-        let Some(bytes) = self.take_into_bounce(context) else {
-            return Ok(Step::Drained);
-        };
+    fn bounce(&mut self, context: &mut Context<'m>) -> Result<Step, RingError> {
+        match self.take_into_bounce(context) {
+            Some(bytes) => self.judge(context, bytes),
+            None => Ok(Step::Drained),
+        }
+    }
+
+    /// Delivers the frame of `bytes` bytes in the buffer of our own, if it is wanted.
+    fn judge(&mut self, context: &mut Context<'m>, bytes: usize) -> Result<Step, RingError> {
         let end = bytes.min(VNET_HEADER_BYTES + DECIDING_BYTES);
         let mut beginning = [0; DECIDING_BYTES];
         let frame = self.bounce.get(VNET_HEADER_BYTES..end).unwrap_or(&[]);
@@ -364,12 +372,19 @@ impl<'m> Receiver<'m> {
     }
 
     /// The link is down: frames are lost.
-    fn discard(&mut self, context: &Context<'_>) -> Step {
-        if std::mem::take(&mut self.waiting) == 0 && self.take_into_bounce(context).is_none() {
-            return Step::Drained;
+    fn discard(&mut self, context: &mut Context<'m>) -> Result<Step, RingError> {
+        if std::mem::take(&mut self.waiting) == 0 {
+            let Some(bytes) = self.take_into_bounce(context) else {
+                return Ok(Step::Drained);
+            };
+            context.renew();
+            if context.open() {
+                // It came after the link was up again.
+                return self.judge(context, bytes);
+            }
         }
         add(&context.counters.rx_dropped, 1);
-        Step::Done
+        Ok(Step::Done)
     }
 }
 

@@ -48,7 +48,7 @@ impl<'m> Transmitter<'m> {
     }
 
     /// Sends frames until there are none, the backend blocks, or it is another's turn.
-    pub(super) fn transmit(&mut self, context: &Context<'m>) -> Result<(), RingError> {
+    pub(super) fn transmit(&mut self, context: &mut Context<'m>) -> Result<(), RingError> {
         let ram: &'m GuestRam = context.ram;
         self.queue.disable_notification(ram)?;
         for count in 1..=FRAMES_PER_TURN {
@@ -65,6 +65,8 @@ impl<'m> Transmitter<'m> {
             };
             self.buffers.clear();
             self.queue.resolve(ram, head, &mut self.buffers)?;
+            // A frame given after a change of the rules goes by the new ones.
+            context.renew();
             if let Sent::Blocked = self.send(context)? {
                 self.queue.unpop(1);
                 self.blocked = true;
