@@ -16,7 +16,7 @@ fn a_gibibyte_half_used() {
     const SIZE: u64 = 1 << 30;
     let (source, target) = (Guest::new(SIZE, 64), Guest::new(SIZE, 64));
     let noise: Vec<u8> = (0..MIB)
-        .map(|n| u8::try_from((n * 31 >> 3) & 0xff).unwrap() | 1)
+        .map(|n| u8::try_from(((n * 31) >> 3) & 0xff).unwrap() | 1)
         .collect();
     for at in 0..512 {
         source
