@@ -219,3 +219,149 @@ impl Virtqueue {
             .map_err(|_| RingError::Table(used))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::ring;
+    use proptest::prelude::*;
+
+    const DESC: u64 = 0x1000;
+    const AVAIL: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+
+    fn ram() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap()
+    }
+
+    fn queue(ram: &GuestRam, size: u16, at: u16, features: u64) -> Virtqueue {
+        let setup = QueueSetup {
+            size,
+            enabled: true,
+            descriptors: DESC,
+            available: AVAIL,
+            used: USED,
+            next_available: at,
+            next_used: at,
+        };
+        ram.write_obj(at, GuestAddress(AVAIL + 2)).unwrap();
+        Virtqueue::new(&setup, 256, features, ram).unwrap()
+    }
+
+    proptest! {
+        /// Whatever the batches and wherever the indices wrap: an interrupt is wanted exactly if an element with the
+        /// index the driver named is among the new ones, and no element is seen before it is published.
+        #[test]
+        fn interrupts_follow_the_event_index(
+            at in any::<u16>(),
+            batches in prop::collection::vec((1u16..8, 0u16..16), 1..20),
+        ) {
+            let ram = ram();
+            let mut queue = queue(&ram, 16, at, ring::EVENT_IDX);
+            let event = GuestAddress(AVAIL + 4 + 2 * 16);
+            let mut published = Wrapping(at);
+            for (count, ahead) in batches {
+                let wish = published + Wrapping(ahead);
+                ram.write_obj(wish.0, event).unwrap();
+                for i in 0..count {
+                    let slot = u64::from((published + Wrapping(i)).0 % 16);
+                    queue.stage_used(&ram, i, u32::from(i) + 100).unwrap();
+                    let element: u64 = ram.read_obj(GuestAddress(USED + 4 + 8 * slot)).unwrap();
+                    prop_assert_eq!(element, u64::from(i) | (u64::from(i) + 100) << 32);
+                    let index: u16 = ram.read_obj(GuestAddress(USED + 2)).unwrap();
+                    prop_assert!(index == published.0 || published.0 == at);
+                }
+                queue.publish(&ram).unwrap();
+                published += Wrapping(count);
+                let index: u16 = ram.read_obj(GuestAddress(USED + 2)).unwrap();
+                prop_assert_eq!(index, published.0);
+                prop_assert_eq!(queue.wants_interrupt(&ram).unwrap(), ahead < count);
+                prop_assert!(!queue.wants_interrupt(&ram).unwrap());
+            }
+        }
+
+        /// Pops follow the available ring across the wrap, and what is put back comes again.
+        #[test]
+        fn pops_and_unpops(at in any::<u16>(), heads in prop::collection::vec(0u16..16, 1..16), back in 0u16..16) {
+            let ram = ram();
+            let mut queue = queue(&ram, 16, at, 0);
+            for (i, head) in (0u16..).zip(&heads) {
+                let slot = u64::from(at.wrapping_add(i) % 16);
+                ram.write_obj(*head, GuestAddress(AVAIL + 4 + 2 * slot)).unwrap();
+            }
+            let count = u16::try_from(heads.len()).unwrap();
+            ram.write_obj(at.wrapping_add(count), GuestAddress(AVAIL + 2)).unwrap();
+            let take = |queue: &mut Virtqueue| -> Vec<u16> {
+                std::iter::from_fn(|| queue.pop(&ram).unwrap()).collect()
+            };
+            prop_assert_eq!(take(&mut queue), &heads[..]);
+            let back = back.min(count);
+            queue.unpop(back);
+            prop_assert_eq!(take(&mut queue), &heads[usize::from(count - back)..]);
+            ram.write_obj(at.wrapping_add(count).wrapping_add(17), GuestAddress(AVAIL + 2)).unwrap();
+            prop_assert_eq!(queue.pop(&ram), Err(RingError::AvailIndex));
+        }
+    }
+
+    #[test]
+    fn without_event_index_the_flags_decide() {
+        let ram = ram();
+        let mut queue = queue(&ram, 16, 0, 0);
+        for (flag, wanted) in [(0u16, true), (1, false)] {
+            ram.write_obj(flag, GuestAddress(AVAIL)).unwrap();
+            queue.stage_used(&ram, 0, 0).unwrap();
+            queue.publish(&ram).unwrap();
+            assert_eq!(queue.wants_interrupt(&ram).unwrap(), wanted);
+        }
+        let flags = || ram.read_obj::<u16>(GuestAddress(USED)).unwrap();
+        queue.disable_notification(&ram).unwrap();
+        assert_eq!(flags(), 1);
+        assert!(!queue.enable_notification(&ram).unwrap());
+        assert_eq!(flags(), 0);
+        ram.write_obj(1u16, GuestAddress(AVAIL + 2)).unwrap();
+        assert!(queue.enable_notification(&ram).unwrap());
+    }
+
+    #[test]
+    fn impossible_rings_are_refused() {
+        let ram = ram();
+        let good = QueueSetup {
+            size: 16,
+            enabled: true,
+            descriptors: DESC,
+            available: AVAIL,
+            used: USED,
+            next_available: 0,
+            next_used: 0,
+        };
+        let refused = |setup: QueueSetup| Virtqueue::new(&setup, 256, 0, &ram).is_err();
+        assert!(!refused(good));
+        assert!(refused(QueueSetup { size: 0, ..good }));
+        assert!(refused(QueueSetup { size: 15, ..good }));
+        assert!(refused(QueueSetup { size: 512, ..good }));
+        assert!(refused(QueueSetup {
+            descriptors: DESC + 8,
+            ..good
+        }));
+        assert!(refused(QueueSetup {
+            available: AVAIL + 1,
+            ..good
+        }));
+        assert!(refused(QueueSetup {
+            available: 0,
+            ..good
+        }));
+        assert!(refused(QueueSetup {
+            used: USED + 2,
+            ..good
+        }));
+        assert!(refused(QueueSetup {
+            used: 0xfff0,
+            ..good
+        }));
+        assert!(refused(QueueSetup {
+            descriptors: u64::MAX - 15,
+            ..good
+        }));
+    }
+}

@@ -116,7 +116,7 @@ impl RxFilter {
             .is_some_and(|word| word & (1 << (id % 64)) != 0)
     }
 
-    /// Whether the driver wants the frame that begins with `frame` ([`DECIDING_BYTES`] of it suffice).
+    /// Whether the driver wants the frame that begins with `frame` (its first 18 bytes suffice).
     #[must_use]
     pub fn accepts(&self, frame: &[u8]) -> bool {
         if self.promiscuous {
