@@ -68,6 +68,13 @@ impl CpuModel {
         Ok(Self { entries, topology })
     }
 
+    /// What a leaf says: EAX, EBX, ECX, EDX; `None` for a leaf there is not.
+    pub fn leaf(&self, function: u32, index: u32) -> Option<[u32; 4]> {
+        let mut entries = self.entries.iter();
+        let found = entries.find(|e| e.function == function && e.index == index)?;
+        Some([found.eax, found.ebx, found.ecx, found.edx])
+    }
+
     /// The table for one vCPU; its APIC id is its index.
     pub(crate) fn for_vcpu(&self, apic_id: u32) -> Result<CpuId, HypervisorError> {
         let threads = self.topology.threads.max(1);

@@ -31,3 +31,24 @@ pub use slots::DirtyLog;
 pub use vcpu::{BootRegisters, GDT, Vcpu};
 pub use vcpu_state::VcpuState;
 pub use vm::Vm;
+
+/// Whether KVM runs guests on this host: opens `/dev/kvm` and runs two instructions.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check_host() -> Result<(), HypervisorError> {
+    preflight::run_two_instructions(&preflight::open()?)
+}
+
+/// The processor that `-cpu host` would show here, with one vCPU.
+///
+/// # Errors
+/// KVM cannot be asked.
+pub fn host_cpu_model() -> Result<CpuModel, HypervisorError> {
+    let topology = Topology {
+        cpus: 1,
+        threads: 1,
+        cores: 1,
+    };
+    CpuModel::host(&preflight::open()?, topology)
+}

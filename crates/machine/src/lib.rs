@@ -20,6 +20,7 @@ pub mod devices;
 mod error;
 mod event;
 mod incoming;
+pub mod inspect;
 pub mod network;
 mod outgoing;
 pub mod pairs;

@@ -11,6 +11,7 @@ use crate::board::Board;
 use crate::control::Control;
 use crate::devices::{Body, Made, Place, device_path, function, host_spec};
 use crate::event::MachineEvent;
+use crate::inspect::{PairCounters, device_of};
 use crate::primary_watch::{SharedSteering, WatchedPrimary};
 use config::vm::{DeviceConfig, DeviceKind};
 use failover::{
@@ -72,12 +73,19 @@ pub(crate) struct Primary {
     opening: Option<Arc<AtomicBool>>,
 }
 
+impl Primary {
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 /// The pairs, and what belongs to them.
 pub struct PairKeeper {
     pairs: Pairs,
     primaries: BTreeMap<String, Primary>,
     steering: BTreeMap<String, SharedSteering>,
     container: Option<Arc<Container>>,
+    counters: BTreeMap<String, PairCounters>,
 }
 
 impl PairKeeper {
@@ -92,12 +100,39 @@ impl PairKeeper {
             primaries: BTreeMap::new(),
             steering: BTreeMap::new(),
             container: None,
+            counters: BTreeMap::new(),
         }
     }
 
     /// The state machine, to be looked at.
     pub fn pairs(&self) -> &Pairs {
         &self.pairs
+    }
+
+    pub(crate) fn pairs_mut(&mut self) -> &mut Pairs {
+        &mut self.pairs
+    }
+
+    pub(crate) fn primaries(&self) -> impl Iterator<Item = (&String, &Primary)> {
+        self.primaries.iter()
+    }
+
+    /// What happened to the pair of this standby so far.
+    pub(crate) fn counters_of(&self, standby: &str) -> PairCounters {
+        self.counters.get(standby).copied().unwrap_or_default()
+    }
+
+    /// The counters of the pair that a device belongs to, by either id.
+    fn counters_mut(&mut self, device: &str) -> Option<&mut PairCounters> {
+        let pair = self.pairs.by_standby(device);
+        let pair = pair.or_else(|| self.pairs.by_primary(device))?;
+        Some(self.counters.entry(pair.standby().to_owned()).or_default())
+    }
+
+    fn count(&mut self, action: &Action) {
+        if let Some(counters) = device_of(action).and_then(|device| self.counters_mut(device)) {
+            counters.note_action(action);
+        }
     }
 
     pub(crate) fn primary(&self, id: &str) -> Option<&Primary> {
@@ -115,6 +150,7 @@ impl PairKeeper {
     /// A standby was taken out of the machine; whether it was one.
     pub(crate) fn forget_standby(&mut self, id: &str) -> bool {
         self.steering.remove(id);
+        self.counters.remove(id);
         self.pairs.remove_standby(id).is_ok()
     }
 
@@ -406,6 +442,9 @@ impl Board {
     fn feed(&mut self, device: &str, event: &Event) {
         let now = self.now();
         tracing::debug!(device, event = event.name(), "failover");
+        if let Some(counters) = self.pairs.counters_mut(device) {
+            counters.note_event(event);
+        }
         match self.pairs.pairs.handle(now, device, event) {
             Ok(actions) => self.perform(actions),
             Err(Illegal::UnknownDevice(_)) => {}
@@ -425,6 +464,7 @@ impl Board {
     pub(crate) fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             tracing::debug!(?action, "failover");
+            self.pairs.count(&action);
             match action {
                 Action::Plug { primary, .. } => self.begin_plug(&primary),
                 Action::Withdraw { primary } => self.take_out(&primary),

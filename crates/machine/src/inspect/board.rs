@@ -1,0 +1,255 @@
+//! A built machine, inspected.
+
+use super::{
+    ChardevView, CpuModel, DeviceView, Inspect, NetdevView, NicView, PairView, Phase, RomView,
+};
+use crate::RunState;
+use crate::address_map::ACPI_TABLES;
+use crate::board::Board;
+use crate::devices::{Body, Device, device_path};
+use config::vm::VmConfig;
+use failover::{Consent, HiddenWhy, Pair, ParkedWhy, PlugStage, Reason, State, UnplugWhy};
+use migration::{Capabilities, Info, Parameters};
+use pci::{BusSnapshot, PciDevice};
+use std::path::Path;
+
+impl Board {
+    fn device_view(&self, device: &Device) -> DeviceView {
+        let function = self.root.function(&device.key);
+        DeviceView {
+            key: device.key.clone(),
+            path: device.path(),
+            config: device.config.clone(),
+            place: self.root.slot_of(&device.key),
+            hotplugged: !self.config.devices.contains(&device.config),
+            msix_vectors: function.map_or(0, |f| msix_vectors(&*f.device)),
+            mac: match &device.body {
+                Body::Net(net) => Some(net.configured_mac()),
+                _ => None,
+            },
+        }
+    }
+
+    /// Primaries that the guest let go of and that the host keeps: they stay in the tree, as clients expect it.
+    fn kept_primaries(&self) -> Vec<DeviceView> {
+        let kept = |id: &str| {
+            let pair = self.pairs.pairs().by_primary(id);
+            pair.is_some_and(|p| matches!(p.state(), State::Parked(_) | State::Released(_)))
+        };
+        self.pairs
+            .primaries()
+            .filter(|(id, _)| self.devices.get(id).is_none() && kept(id))
+            .map(|(id, primary)| DeviceView {
+                key: id.clone(),
+                path: device_path(&primary.config, id),
+                config: primary.config.clone(),
+                place: Some((primary.place().bus.clone(), primary.place().devfn)),
+                hotplugged: !self.config.devices.contains(&primary.config),
+                msix_vectors: 0,
+                mac: None,
+            })
+            .collect()
+    }
+
+    fn pair_view(&self, pair: &Pair) -> PairView {
+        let mut blockers = Vec::new();
+        if pair.in_guest() && !self.run_state.is_running() {
+            blockers.push(("guest-paused", Reason::GuestPaused.to_string()));
+        }
+        PairView {
+            standby: pair.standby().to_owned(),
+            primary: pair.primary().map(str::to_owned),
+            phase: pair.state().phase(),
+            since_ms: self.control.now().ms_since(pair.since()),
+            path: pair.path(),
+            negotiated: pair.consent() == Consent::Given,
+            reason: reason(pair.state()),
+            counters: self.pairs.counters_of(pair.standby()),
+            blockers,
+        }
+    }
+}
+
+/// Why the pair is where it is; `None` where that is where it should be.
+fn reason(state: &State) -> Option<String> {
+    let text = match state {
+        State::Active { .. } | State::Plugging(PlugStage::Opening { .. }) => return None,
+        State::Hidden(HiddenWhy::NoPrimary) => "the standby has no primary",
+        State::Hidden(HiddenWhy::NotAccepted) => "the guest has not accepted STANDBY",
+        State::Hidden(HiddenWhy::GuestRebooted) => "the guest was reset and has not accepted anew",
+        State::Plugging(PlugStage::Backoff { reason, .. }) => return Some(reason.to_string()),
+        State::Plugging(PlugStage::Offered { .. }) => "no driver of the guest has taken it yet",
+        State::Unplugging { why, .. } => match why {
+            UnplugWhy::Migration => "a migration waits for it",
+            UnplugWhy::Operator => "an operator ordered the guest onto its standby",
+            UnplugWhy::Deletion => "it is to be deleted",
+            UnplugWhy::NotAccepted => "the guest no longer accepts STANDBY",
+            UnplugWhy::DeviceFailed => "the device reported an error",
+        },
+        State::Parked(why) | State::Released(why) => match why {
+            ParkedWhy::Migration => "a migration is under way or has completed",
+            ParkedWhy::Operator => "an operator ordered the guest onto its standby",
+            ParkedWhy::GuestRemoved => "the guest removed it by its own choice",
+        },
+    };
+    Some(text.to_owned())
+}
+
+/// Offset of the pointer to the first capability (PCI Express Base 6.0, 7.5.1.1.11).
+const CAPABILITIES: u16 = 0x34;
+/// The id of the MSI-X capability (7.7.2).
+const MSIX: u8 = 0x11;
+
+/// The size of a function's MSI-X table.
+fn msix_vectors(device: &dyn PciDevice) -> u16 {
+    let read = |offset: u16| {
+        let mut byte = [0];
+        device.config_read(offset, &mut byte);
+        let [byte] = byte;
+        byte
+    };
+    let mut at = u16::from(read(CAPABILITIES) & 0xfc);
+    // Each takes at least four bytes of 192: a chain that is longer goes round in circles.
+    for _ in 0..48 {
+        if at < 0x40 {
+            return 0;
+        }
+        if read(at) == MSIX {
+            return (u16::from_le_bytes([read(at + 2), read(at + 3)]) & 0x7ff) + 1;
+        }
+        at = u16::from(read(at + 1) & 0xfc);
+    }
+    0
+}
+
+fn file_size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |m| m.len())
+}
+
+impl Inspect for Board {
+    fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    fn run_state(&self) -> RunState {
+        self.run_state
+    }
+
+    fn cpu_threads(&self) -> Vec<i32> {
+        self.cpu_threads.clone()
+    }
+
+    fn control_thread(&self) -> i32 {
+        // Queries are answered on it.
+        rustix::thread::gettid().as_raw_nonzero().get()
+    }
+
+    fn chardevs(&self) -> Vec<ChardevView> {
+        let view = |c: &crate::chardev::Chardev| ChardevView {
+            id: c.id().to_owned(),
+            filename: c.filename().to_owned(),
+        };
+        self.chardevs.iter().map(view).collect()
+    }
+
+    fn pci(&self) -> Option<BusSnapshot> {
+        Some(self.root.snapshot())
+    }
+
+    fn devices(&self) -> Vec<DeviceView> {
+        let mut views: Vec<_> = self.devices.iter().map(|d| self.device_view(d)).collect();
+        views.extend(self.kept_primaries());
+        views
+    }
+
+    fn nics(&self) -> Vec<NicView> {
+        let view = |device: &Device| {
+            let nic = self.devices.net(&device.key)?;
+            let netdev = self.netdevs.describe_of(&device.key);
+            Some(NicView {
+                key: device.key.clone(),
+                driver: device.config.driver,
+                mac: nic.configured_mac(),
+                link_up: nic.link_up(),
+                queue_pairs: nic.queue_pairs(),
+                filter: nic.rx_filter(),
+                counters: nic.counters(),
+                netdev: netdev.map(|(id, description)| NetdevView { id, description }),
+                steering: self.pairs.steering_of(&device.key),
+            })
+        };
+        self.devices.iter().filter_map(view).collect()
+    }
+
+    fn spare_netdevs(&self) -> Vec<NetdevView> {
+        let view = |(id, description)| NetdevView { id, description };
+        self.netdevs.unused().into_iter().map(view).collect()
+    }
+
+    fn pairs(&self) -> Vec<PairView> {
+        let pairs = self.pairs.pairs().iter();
+        pairs.map(|pair| self.pair_view(pair)).collect()
+    }
+
+    fn roms(&self) -> Vec<RomView> {
+        let boot = &self.config.boot;
+        let Some(kernel) = &boot.kernel else {
+            return Vec::new();
+        };
+        let file = |path: &Path| RomView {
+            name: path.display().to_string(),
+            address: None,
+            size_bytes: file_size(path),
+        };
+        let mut roms = vec![
+            RomView {
+                name: "acpi tables".to_owned(),
+                address: Some(ACPI_TABLES.start),
+                size_bytes: self.tables.len() as u64,
+            },
+            RomView {
+                name: "command line".to_owned(),
+                address: Some(crate::boot::COMMAND_LINE),
+                size_bytes: boot.append.len() as u64 + 1,
+            },
+            file(kernel),
+        ];
+        roms.extend(boot.initrd.as_deref().map(file));
+        roms
+    }
+
+    fn cpu_model(&self) -> Result<CpuModel, String> {
+        super::host_cpu_model()
+    }
+
+    fn kvm_enabled(&self) -> bool {
+        true
+    }
+
+    fn migrate_info(&self) -> Option<Info> {
+        Board::migrate_info(self)
+    }
+
+    fn migrate_capabilities(&self) -> Capabilities {
+        Board::migrate_capabilities(self).clone()
+    }
+
+    fn migrate_parameters(&self) -> Parameters {
+        Board::migrate_parameters(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_the_primary_should_be_has_no_reason() {
+        assert_eq!(reason(&State::Active { outstanding: None }), None);
+        let parked = reason(&State::Parked(ParkedWhy::Operator));
+        assert!(parked.is_some_and(|text| text.contains("operator")));
+        let hidden = reason(&State::Hidden(HiddenWhy::NotAccepted));
+        assert!(hidden.is_some_and(|text| text.contains("STANDBY")));
+        assert_eq!(State::Hidden(HiddenWhy::NoPrimary).phase(), Phase::Hidden);
+    }
+}

@@ -1,0 +1,114 @@
+//! Monitor's orders that need no machinery of their own: objects, announcements, a pair's path.
+
+use crate::MachineError;
+use crate::board::Board;
+use config::vm::{ObjectConfig, ObjectKind, VmConfig};
+use failover::Event;
+use net::announce::AnnounceParameters;
+use std::fs::File;
+
+/// `announce-self`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnounceOrder {
+    /// Delay before the first announcement, in ms.
+    pub initial_ms: u64,
+    /// The longest delay, in ms.
+    pub max_ms: u64,
+    /// How many announcements.
+    pub rounds: u32,
+    /// By how much the delay grows, in ms.
+    pub step_ms: u64,
+    /// Only the NICs of these ids; `None` for all.
+    pub interfaces: Option<Vec<String>>,
+}
+
+/// Whether an object can be added to a machine of this configuration.
+///
+/// # Errors
+/// The id is taken, or the file it names cannot be opened.
+pub fn check_new_object(config: &VmConfig, object: &ObjectConfig) -> Result<(), MachineError> {
+    if config.objects.iter().any(|known| known.id == object.id) {
+        return Err(MachineError::refused(format!(
+            "attempt to add duplicate property '{}' to object (type 'container')",
+            object.id
+        )));
+    }
+    if let ObjectKind::Rng { path } = &object.kind {
+        File::open(path).map_err(|error| {
+            MachineError::refused(format!("Could not open '{}': {error}", path.display()))
+        })?;
+    }
+    Ok(())
+}
+
+impl Board {
+    /// `object-add`.
+    ///
+    /// # Errors
+    /// The id is taken, or the object cannot be had.
+    pub fn object_add(&mut self, object: ObjectConfig) -> Result<(), MachineError> {
+        check_new_object(&self.config, &object)?;
+        self.config.objects.push(object);
+        Ok(())
+    }
+
+    /// `object-del`.
+    ///
+    /// # Errors
+    /// There is no such object, or guest RAM is in it.
+    pub fn object_del(&mut self, id: &str) -> Result<(), MachineError> {
+        let Some(at) = self.config.objects.iter().position(|o| o.id == id) else {
+            return Err(MachineError::refused(format!("object '{id}' not found")));
+        };
+        if self.config.machine.memory_backend.as_deref() == Some(id) {
+            return Err(MachineError::refused(format!(
+                "object '{id}' is in use, can not be deleted"
+            )));
+        }
+        self.config.objects.remove(at);
+        Ok(())
+    }
+
+    /// `announce-self`: announces NICs to the network, by the host's RARP and by the guest itself where it can.
+    pub fn announce_self(&mut self, order: &AnnounceOrder) {
+        let now = self.control.now();
+        let parameters = AnnounceParameters {
+            initial_ms: order.initial_ms,
+            max_ms: order.max_ms,
+            rounds: order.rounds.into(),
+            step_ms: order.step_ms,
+        };
+        let wanted = |key: &str| {
+            let list = order.interfaces.as_ref();
+            list.is_none_or(|list| list.iter().any(|name| name == key))
+        };
+        let nics: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|device| wanted(&device.key))
+            .filter_map(|device| Some((device.key.clone(), self.devices.net(&device.key)?.clone())))
+            .collect();
+        for (key, nic) in nics {
+            if order.rounds > 0 {
+                nic.announce();
+            }
+            self.netdevs
+                .announce(&key, nic.configured_mac(), now, parameters);
+        }
+    }
+
+    /// `failover-switch`: an operator wants a pair's traffic on one of its devices. `id` is the standby's or the primary's.
+    ///
+    /// # Errors
+    /// There is no such pair, or its state does not allow it.
+    pub fn failover_switch(&mut self, id: &str, path: failover::Path) -> Result<(), MachineError> {
+        let now = self.control.now();
+        let actions = self
+            .pairs
+            .pairs_mut()
+            .handle(now, id, &Event::OperatorSwitch(path))
+            .map_err(|error| MachineError::refused(error.to_string()))?;
+        self.perform(actions);
+        Ok(())
+    }
+}
