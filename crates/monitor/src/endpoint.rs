@@ -243,11 +243,16 @@ fn open_tcp_server(host: &str, port: u16, wait: bool) -> Result<OpenEndpoint, En
         at: at.clone(),
         error,
     };
-    let host = if host.is_empty() { "::" } else { host };
-    let addresses = (host, port)
-        .to_socket_addrs()
-        .map_err(refuse)?
-        .collect::<Vec<_>>();
+    // No host is every address; of a host without IPv6, those of IPv4.
+    let hosts = if host.is_empty() {
+        &["::", "0.0.0.0"][..]
+    } else {
+        &[host]
+    };
+    let mut addresses = Vec::new();
+    for host in hosts {
+        addresses.extend((*host, port).to_socket_addrs().map_err(refuse)?);
+    }
     let listener = TcpListener::bind(addresses.as_slice()).map_err(refuse)?;
     let mut open =
         OpenEndpoint::listening(Listener::Tcp(listener), format!("{at},server=on"), None);
