@@ -5,7 +5,7 @@
 //! is mapped in steps of [`STEP_BYTES`], with the caller's hook asked between them whether to go on.
 
 use crate::error::VfioError;
-use crate::kernel::ContainerFile;
+use crate::kernel::{ContainerFile, IommuInfo};
 use memory::GuestRam;
 use rustix::process::{Resource, getrlimit};
 use std::io;
@@ -61,9 +61,14 @@ impl DmaMap {
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<Self, VfioError> {
         let total_bytes = ram.iter().map(GuestMemoryRegion::len).sum();
-        check_aperture(container, ram, device)?;
+        let info = container.info().unwrap_or_else(|error| {
+            tracing::debug!(%error, "the kernel does not describe its IOMMU");
+            IommuInfo::default()
+        });
+        check_aperture(&info, ram, device)?;
+        let step = step_for(total_bytes, info.mappings_left);
         let mut map = Self::default();
-        match map.fill(container, ram, device, total_bytes, hook) {
+        match map.fill(container, ram, device, (total_bytes, step), hook) {
             Ok(()) => Ok(map),
             Err(error) => {
                 map.unmap(container);
@@ -77,13 +82,13 @@ impl DmaMap {
         container: &ContainerFile,
         ram: &GuestRam,
         device: &str,
-        total_bytes: u64,
+        (total_bytes, step): (u64, u64),
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<(), VfioError> {
         let mut mapped_bytes = 0;
         for region in ram.iter() {
             let base = region.start_addr().raw_value();
-            for (start, size) in steps(base, region.len(), STEP_BYTES) {
+            for (start, size) in steps(base, region.len(), step) {
                 let progress = DmaProgress {
                     mapped_bytes,
                     total_bytes,
@@ -128,19 +133,18 @@ impl DmaMap {
     }
 }
 
+/// The size of a step, so that all of memory takes half of the mappings the kernel has left for us, or fewer.
+fn step_for(total_bytes: u64, mappings_left: Option<u32>) -> u64 {
+    let budget = u64::from(mappings_left.unwrap_or(u32::MAX) / 2).max(1);
+    let mut step = STEP_BYTES;
+    while total_bytes / step > budget {
+        step *= 2;
+    }
+    step
+}
+
 /// Says in advance which guest memory the IOMMU cannot reach: the kernel's own answer would be "invalid argument".
-fn check_aperture(
-    container: &ContainerFile,
-    ram: &GuestRam,
-    device: &str,
-) -> Result<(), VfioError> {
-    let info = match container.info() {
-        Ok(info) => info,
-        Err(error) => {
-            tracing::debug!(%error, "the kernel does not describe its IOMMU");
-            return Ok(());
-        }
-    };
+fn check_aperture(info: &IommuInfo, ram: &GuestRam, device: &str) -> Result<(), VfioError> {
     for region in ram.iter() {
         let start = region.start_addr().raw_value();
         let end = start.saturating_add(region.len());
@@ -223,6 +227,15 @@ mod tests {
             }
             prop_assert_eq!(at, start + size);
         }
+    }
+
+    #[test]
+    fn a_large_guest_takes_larger_steps() {
+        assert_eq!(step_for(1 << 30, Some(65535)), STEP_BYTES);
+        assert_eq!(step_for(1 << 30, None), STEP_BYTES);
+        // 1 TiB in fewer than 32767 mappings.
+        assert_eq!(step_for(1 << 40, Some(65535)), 2 * STEP_BYTES);
+        assert_eq!(step_for(u64::MAX, Some(0)), 1 << 63);
     }
 
     #[test]
