@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(step_for(1 << 30, Some(65535)), STEP_BYTES);
         assert_eq!(step_for(1 << 30, None), STEP_BYTES);
         // 1 TiB in fewer than 32767 mappings.
-        assert_eq!(step_for(1 << 40, Some(65535)), 2 * STEP_BYTES);
+        assert_eq!(step_for(1 << 40, Some(65535)), 4 * STEP_BYTES);
         assert_eq!(step_for(u64::MAX, Some(0)), 1 << 63);
     }
 
