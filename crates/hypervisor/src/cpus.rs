@@ -31,7 +31,12 @@ pub trait Bus: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CpuEvent {
     /// Triple fault: a PC resets.
-    TripleFault,
+    TripleFault {
+        /// Which vCPU.
+        vcpu: u32,
+        /// Its instruction pointer, 0 where unknown.
+        at: u64,
+    },
     /// The guest cannot go on; the vCPU's thread waits.
     Failed {
         /// Which vCPU.
@@ -321,7 +326,10 @@ fn enter(vcpu: &mut Vcpu, bus: &dyn Bus) -> Next {
             Next::Enter
         }
         Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Next::Look,
-        Ok(VcpuExit::Shutdown) => Next::Wait(CpuEvent::TripleFault),
+        Ok(VcpuExit::Shutdown) => {
+            let at = vcpu.fd.get_regs().map_or(0, |regs| regs.rip);
+            Next::Wait(CpuEvent::TripleFault { vcpu: index, at })
+        }
         Ok(VcpuExit::FailEntry(reason, _)) => failed(format!(
             "KVM could not enter the guest (hardware reason {reason:#x})"
         )),

@@ -295,6 +295,7 @@ impl Board {
         if !self.run_state.is_running() {
             return;
         }
+        tracing::info!(?request, "by the guest");
         let done = match request {
             PowerRequest::Reset => self.reset(true),
             PowerRequest::PowerOff => {
@@ -313,7 +314,10 @@ impl Board {
 
     pub(crate) fn cpu_event(&mut self, event: CpuEvent) {
         match event {
-            CpuEvent::TripleFault => self.power_request(PowerRequest::Reset),
+            CpuEvent::TripleFault { vcpu, at } => {
+                tracing::warn!(vcpu, rip = format_args!("{at:#x}"), "triple fault: the guest is reset");
+                self.power_request(PowerRequest::Reset);
+            }
             CpuEvent::Failed { vcpu, reason } => {
                 tracing::error!(vcpu, reason, "a vCPU cannot go on");
                 self.fail();

@@ -38,6 +38,7 @@ impl PortDevice for ResetControl {
         self.value
             .store(written & !RESET_CPU & RESET_VALUE, Ordering::Relaxed);
         if written & RESET_CPU != 0 {
+            tracing::info!(value = written, "the guest wrote the reset control register");
             (self.listener)(PowerRequest::Reset);
         }
     }
@@ -67,6 +68,7 @@ impl PortDevice for KeyboardReset {
 
     fn write(&self, _: u16, data: &[u8]) {
         if data.first() == Some(&PULSE_RESET) {
+            tracing::info!("the guest pulsed the keyboard controller's reset line");
             (self.listener)(PowerRequest::Reset);
         }
     }
