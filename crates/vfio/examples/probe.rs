@@ -26,9 +26,9 @@ struct Options {
     /// Memory to map for DMA, in MiB; above 2048 a part of it is at 4 GiB.
     #[arg(long, default_value_t = 256)]
     memory_mib: u64,
-    /// Populate that memory first, as a guest that has run for a while has.
+    /// Populate that memory first, as a migration target does while the stream comes in.
     #[arg(long)]
-    prealloc: bool,
+    populate: bool,
     /// Cancel after so many mapped MiB, and expect to be refused.
     #[arg(long)]
     cancel_at_mib: Option<u64>,
@@ -194,15 +194,14 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if bytes > low {
         layout.push(GuestRange::new(4 << 30, bytes - low));
     }
-    let ram = allocate(
-        &RamConfig {
-            prealloc: options.prealloc,
-            ..RamConfig::anonymous(bytes)
-        },
-        &layout,
-    )?;
+    let ram = allocate(&RamConfig::anonymous(bytes), &layout)?;
     let bench = Arc::new(Bench::default());
     let container = Container::new(ram, Arc::clone(&bench) as Arc<dyn Platform>);
+    if options.populate {
+        let begun = Instant::now();
+        container.populate(&mut |_| ControlFlow::Continue(()))?;
+        println!("populated in {} ms", begun.elapsed().as_millis());
+    }
     let mut opened = Vec::new();
     for (index, name) in options.functions.iter().enumerate() {
         let spec = HostSpec::Address(name.parse()?);

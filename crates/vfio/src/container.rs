@@ -1,6 +1,6 @@
 //! The I/O address space a machine's functions share, and the IOMMU groups in it.
 
-use crate::dma::{DmaMap, DmaProgress};
+use crate::dma::{self, DmaMap, DmaProgress};
 use crate::error::VfioError;
 use crate::host::{HostDevice, holder_of};
 use crate::kernel::{ContainerFile, DeviceFile, GroupFile};
@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// The VFIO side of one machine: its functions' IOMMU groups and the mapping of guest memory for their DMA.
 ///
@@ -29,8 +30,14 @@ struct State {
     /// The functions in use, by name: whose they are.
     functions: BTreeMap<String, String>,
     /// The groups in use and how many of the functions are theirs.
-    groups: BTreeMap<u32, (GroupFile, usize)>,
-    space: Option<(ContainerFile, DmaMap)>,
+    groups: BTreeMap<u32, (Arc<GroupFile>, usize)>,
+    space: Option<Space>,
+}
+
+/// The kernel's container and guest memory in it.
+struct Space {
+    container: ContainerFile,
+    map: Option<DmaMap>,
 }
 
 impl fmt::Debug for Container {
@@ -70,15 +77,16 @@ impl Container {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a function's group, unless it is open, and maps guest memory, unless it is mapped.
+    /// Opens a function and, unless they are already, its group and the mapping of guest memory.
     ///
+    /// The function is opened while memory is being mapped: either takes its time, and neither needs the other.
     /// Blocks while another function of the machine does the same.
     pub(crate) fn join(
         self: &Arc<Self>,
         device: &HostDevice,
         id: &str,
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
-    ) -> Result<Membership, VfioError> {
+    ) -> Result<(Membership, DeviceFile), VfioError> {
         let name = &device.name;
         let number = device.group.ok_or_else(|| VfioError::NoGroup {
             device: name.clone(),
@@ -90,26 +98,48 @@ impl Container {
                 holder: holder.clone(),
             });
         }
-        if let Some((_, users)) = state.groups.get_mut(&number) {
-            *users += 1;
-        } else {
-            let group = self.open_group(&mut state, device, number, hook)?;
-            state.groups.insert(number, (group, 1));
-        }
+        let group = match state.groups.get_mut(&number) {
+            Some((group, users)) => {
+                *users += 1;
+                Arc::clone(group)
+            }
+            None => {
+                let group = Arc::new(self.open_group(&mut state, device, number)?);
+                state.groups.insert(number, (Arc::clone(&group), 1));
+                group
+            }
+        };
         state.functions.insert(name.clone(), id.to_owned());
-        Ok(Membership {
+        let membership = Membership {
             container: Arc::clone(self),
             function: name.clone(),
             group: number,
-        })
+        };
+        let (opened, mapped) = thread::scope(|scope| {
+            let opening = scope.spawn(|| group.device(name));
+            let mapped = self.map(&mut state, name, hook);
+            let opened = opening
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the opening thread panicked")));
+            (opened, mapped)
+        });
+        // An error from here on drops the membership, which needs the lock.
+        drop(state);
+        mapped?;
+        let opened = opened.map_err(|source| VfioError::Kernel {
+            device: name.clone(),
+            what: "open the function".to_owned(),
+            source,
+        })?;
+        Ok((membership, opened))
     }
 
+    /// Opens a group and puts it into the container, which is made if there is none.
     fn open_group(
         &self,
         state: &mut State,
         device: &HostDevice,
         number: u32,
-        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<GroupFile, VfioError> {
         let name = &device.name;
         let failed = |what: &str| {
@@ -142,7 +172,8 @@ impl Container {
             });
         }
         let container = match (&fresh, &state.space) {
-            (Some(container), _) | (None, Some((container, _))) => container,
+            (Some(container), _) => container,
+            (None, Some(space)) => &space.container,
             (None, None) => {
                 return Err(failed("find its container")(io::ErrorKind::NotFound.into()));
             }
@@ -161,32 +192,59 @@ impl Container {
             return Err(failed("make its group known to the hypervisor")(error));
         }
         if let Some(container) = fresh {
-            let space = container
-                .set_type1v2()
-                .map_err(failed("set up the IOMMU"))
-                .and_then(|()| self.map(&container, name, hook));
-            match space {
-                Ok(map) => state.space = Some((container, map)),
-                Err(error) => {
-                    self.close_group(&group, number);
-                    return Err(error);
-                }
+            if let Err(error) = container.set_type1v2() {
+                self.close_group(&group, number);
+                return Err(failed("set up the IOMMU")(error));
             }
+            state.space = Some(Space {
+                container,
+                map: None,
+            });
         }
         Ok(group)
     }
 
-    /// Maps guest memory, which from now on stays where it is: a page given back to the host and had again would be
-    /// another one for the guest and still the old one for the function.
+    /// Maps guest memory, unless it is. From then on it stays where it is: a page given back to the host and had again
+    /// would be another one for the guest and still the old one for the function.
     fn map(
         &self,
-        container: &ContainerFile,
+        state: &mut State,
         device: &str,
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
-    ) -> Result<DmaMap, VfioError> {
+    ) -> Result<(), VfioError> {
+        let Some(Space {
+            container,
+            map: map @ None,
+        }) = &mut state.space
+        else {
+            return Ok(());
+        };
         self.ram.set_discard_allowed(false);
-        DmaMap::map(container, self.ram.guest(), device, hook)
-            .inspect_err(|_| self.ram.set_discard_allowed(true))
+        match DmaMap::map(container, self.ram.guest(), device, hook) {
+            Ok(made) => {
+                *map = Some(made);
+                Ok(())
+            }
+            Err(error) => {
+                self.ram.set_discard_allowed(true);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the host provide all of guest memory now, page by page, so that mapping it later is quick: on a migration
+    /// target, while the stream comes in, this takes most of the time out of [`VfioPci::open`](crate::VfioPci::open).
+    /// The memory's content stays as it is, whoever writes to it meanwhile.
+    ///
+    /// Slow; belongs on a helper thread of low priority. `hook` is asked between the steps whether to go on.
+    ///
+    /// # Errors
+    /// [`VfioError::Cancelled`] if the hook said so, [`VfioError::Map`] where the host has no memory left.
+    pub fn populate(
+        &self,
+        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
+    ) -> Result<(), VfioError> {
+        dma::populate(self.ram.guest(), hook)
     }
 
     fn close_group(&self, group: &GroupFile, number: u32) {
@@ -213,7 +271,8 @@ impl Container {
         }
         let group = state.groups.remove(&number);
         if state.groups.is_empty()
-            && let Some((container, map)) = &mut state.space
+            && let Some(Space { container, map }) = &mut state.space
+            && let Some(mut map) = map.take()
         {
             map.unmap(container);
             self.ram.set_discard_allowed(true);
@@ -224,22 +283,6 @@ impl Container {
         if state.groups.is_empty() {
             state.space = None;
         }
-    }
-}
-
-impl Membership {
-    /// Opens the function itself; the kernel resets it on the way, if it can.
-    pub(crate) fn device(&self) -> Result<DeviceFile, VfioError> {
-        let state = self.container.lock();
-        let opened = match state.groups.get(&self.group) {
-            Some((group, _)) => group.device(&self.function),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        opened.map_err(|source| VfioError::Kernel {
-            device: self.function.clone(),
-            what: "open the function".to_owned(),
-            source,
-        })
     }
 }
 

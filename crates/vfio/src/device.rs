@@ -147,16 +147,15 @@ impl VfioPci {
         let host = HostDevice::find(&config.host, &config.sysfs)?;
         host.check_usable()?;
         let begun = Instant::now();
-        let membership = container.join(&host, &config.id, hook)?;
-        let mapped_ms = begun.elapsed().as_millis();
-        let hardware: Arc<dyn Hardware> = Arc::new(membership.device()?);
+        let (membership, file) = container.join(&host, &config.id, hook)?;
+        let hardware: Arc<dyn Hardware> = Arc::new(file);
         let mut device = Self::over(
             hardware,
             &config,
             &host.name,
             Arc::clone(container.platform()),
         )?;
-        tracing::info!(device = %device.label, mapped_ms, total_ms = begun.elapsed().as_millis(), "opened");
+        tracing::info!(device = %device.label, ms = begun.elapsed().as_millis(), "opened");
         device.host = Some(host);
         device.membership = Some(membership);
         Ok(Arc::new(device))

@@ -7,6 +7,8 @@
 use crate::error::VfioError;
 use crate::kernel::{ContainerFile, IommuInfo};
 use memory::GuestRam;
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::ops::{ControlFlow, RangeInclusive};
@@ -133,6 +135,56 @@ impl DmaMap {
     }
 }
 
+/// Has the host provide the memory's pages, in steps of [`STEP_BYTES`], without changing their content.
+pub(crate) fn populate(
+    ram: &GuestRam,
+    hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
+) -> Result<(), VfioError> {
+    let device = || "guest memory".to_owned();
+    let total_bytes = ram.iter().map(GuestMemoryRegion::len).sum();
+    let mut mapped_bytes = 0;
+    for region in ram.iter() {
+        let base = region.start_addr().raw_value();
+        for (start, size) in steps(base, region.len(), STEP_BYTES) {
+            let progress = DmaProgress {
+                mapped_bytes,
+                total_bytes,
+            };
+            if hook(progress).is_break() {
+                return Err(VfioError::Cancelled { device: device() });
+            }
+            let populated = region
+                .get_host_address(MemoryRegionAddress(start - base))
+                .map_err(io::Error::other)
+                .and_then(|host| populate_range(host, size));
+            populated.map_err(|source| VfioError::Map {
+                device: device(),
+                start,
+                end: start + size,
+                source,
+            })?;
+            mapped_bytes += size;
+        }
+    }
+    let _ = hook(DmaProgress {
+        mapped_bytes,
+        total_bytes,
+    });
+    Ok(())
+}
+
+/// `MADV_POPULATE_WRITE` (Linux 5.14); a kernel without it leaves the work for later.
+fn populate_range(host: *mut u8, size: u64) -> io::Result<()> {
+    let size = usize::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: the range is part of a mapped region of guest memory; the advice changes neither mapping nor content.
+    #[allow(unsafe_code)]
+    let result = unsafe { madvise(host.cast(), size, Advice::LinuxPopulateWrite) };
+    match result {
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The size of a step, so that all of memory takes half of the mappings the kernel has left for us, or fewer.
 fn step_for(total_bytes: u64, mappings_left: Option<u32>) -> u64 {
     let budget = u64::from(mappings_left.unwrap_or(u32::MAX) / 2).max(1);
@@ -236,6 +288,28 @@ mod tests {
         // 1 TiB in fewer than 32767 mappings.
         assert_eq!(step_for(1 << 40, Some(65535)), 4 * STEP_BYTES);
         assert_eq!(step_for(u64::MAX, Some(0)), 1 << 63);
+    }
+
+    #[test]
+    fn populating_keeps_what_is_written_and_stops_when_told() {
+        use memory::{GuestRange, RamConfig, allocate};
+        use vm_memory::{Bytes, GuestAddress};
+        let size = 2 * STEP_BYTES;
+        let ram = allocate(&RamConfig::anonymous(size), &[GuestRange::new(0, size)]).unwrap();
+        ram.guest()
+            .write_obj(0x1234_5678u32, GuestAddress(0x1000))
+            .unwrap();
+        let mut seen = Vec::new();
+        populate(ram.guest(), &mut |progress| {
+            seen.push(progress.mapped_bytes);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(seen, [0, STEP_BYTES, size]);
+        let word: u32 = ram.guest().read_obj(GuestAddress(0x1000)).unwrap();
+        assert_eq!(word, 0x1234_5678);
+        let stopped = populate(ram.guest(), &mut |_| ControlFlow::Break(()));
+        assert!(matches!(stopped, Err(VfioError::Cancelled { .. })));
     }
 
     #[test]
