@@ -81,8 +81,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         .flatten()
         .collect();
     if names.contains(&"standfast") {
-        say("building standfast");
-        l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+        options.place.publish_standfast(&workspace, &state)?;
     }
     let mut stage = open_stage(options, &workspace, &state)?;
     let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();

@@ -25,6 +25,9 @@ pub(crate) struct LabPlace {
     /// The lab host's processors.
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Use this program as standfast instead of building it.
+    #[arg(long, value_name = "PROGRAM")]
+    standfast: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -56,6 +59,18 @@ impl LabPlace {
                 .clone()
                 .unwrap_or_else(|| workspace.target.join("lab")),
         )
+    }
+
+    /// Puts the program of this project where the lab host sees it; builds it unless one is named.
+    pub(crate) fn publish_standfast(&self, workspace: &Workspace, state: &StateDir) -> Result<()> {
+        let program = match &self.standfast {
+            Some(program) => program.clone(),
+            None => {
+                say("building standfast");
+                workspace.standfast()?
+            }
+        };
+        lab::l1::publish(&program, &state.share().join("standfast"))
     }
 
     /// The lab host of this place, started if need be; says whether it was started here.
@@ -94,9 +109,8 @@ pub(crate) fn run(command: LabCommand) -> Result<ExitCode> {
         }
         LabCommand::Run { place, build, argv } => {
             let state = place.state(&workspace)?;
-            if build {
-                say("building standfast");
-                lab::l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+            if build || place.standfast.is_some() {
+                place.publish_standfast(&workspace, &state)?;
             }
             let (l1, _) = place.start(&workspace, &state, true)?;
             let mut channel = l1.channel()?;

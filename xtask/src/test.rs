@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 use lab::cleanup::{self, Owned};
-use lab::l1::{self, L1};
+use lab::l1::L1;
 use lab::progress::say;
 use lab::wire::Open;
 
@@ -193,8 +193,7 @@ fn closing_line(line: &str) -> Option<Tally> {
 fn scenarios(options: &TestOptions, workspace: &Workspace) -> Result<Tally> {
     let state = options.place.state(workspace)?;
     if options.vmm == "standfast" {
-        say("building standfast");
-        l1::publish(&workspace.standfast()?, &state.share().join("standfast"))?;
+        options.place.publish_standfast(workspace, &state)?;
     }
     let (l1, fresh) = options.place.start(workspace, &state, options.keep)?;
     let owned = fresh.then(|| L1::running(&state).map(Owned::new)).flatten();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::guest::agent::Reply;
 use crate::qmp::Qmp;
 use crate::serial::{Agent, Console};
 
@@ -274,16 +275,32 @@ impl Vm {
         self.child.id()
     }
 
-    /// Fails with the VMM's last words if its process has ended.
+    /// Fails with the VMM's last words and events if its process has ended.
     pub fn check_alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
+            let events = self.qmp.events();
+            let last: Vec<String> = events
+                .iter()
+                .skip(events.len().saturating_sub(3))
+                .map(|event| format!("{} {}", event.name, event.data))
+                .collect();
             bail!(
-                "{}: the VMM ended ({status}): {}",
+                "{}: the VMM ended ({status}) and said {:?}; its last events: {}",
                 self.config.name,
-                self.said().trim()
+                self.said().trim(),
+                last.join(", ")
             );
         }
         Ok(())
+    }
+
+    /// The guest's state now; fails with the VMM's last words if that is why there is none.
+    pub fn state(&mut self) -> Result<Reply> {
+        let state = self.agent.state();
+        if state.is_err() {
+            self.check_alive()?;
+        }
+        state.with_context(|| self.config.name.clone())
     }
 
     /// Waits for a line of the guest's console, and fails early if the VMM ends.

@@ -15,9 +15,9 @@ pub fn boot(bench: &Bench) -> Result<()> {
     let mut vm = bench.boot(config)?;
     bench.reachable(0)?;
     ensure!(
-        vm.agent.state()?.links.len() == 1,
+        vm.state()?.links.len() == 1,
         "a guest with one NIC shows {:?}",
-        vm.agent.state()?.links
+        vm.state()?.links
     );
     let from = vm.qmp.events().len();
     // The answer may not get out before the power is off.

@@ -212,7 +212,7 @@ fn arrival(
     addresses: &str,
 ) -> Result<String> {
     target.check_alive()?;
-    let after = target.agent.state()?;
+    let after = target.state()?;
     if after.boot != before.boot {
         bail!("the guest booted anew");
     }

@@ -31,7 +31,7 @@ fn begin(bench: &Bench, native: bool, state: &str) -> Result<UnderWay> {
         "migrate-set-parameters",
         json!({"max-bandwidth": 256 * 1024}),
     )?;
-    let booted = source.agent.state()?.boot;
+    let booted = source.state()?.boot;
     let from = source.qmp.events().len();
     source
         .qmp

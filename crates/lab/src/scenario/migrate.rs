@@ -90,7 +90,7 @@ fn step(bench: &Bench, mut source: Vm, name: &str, onto: usize) -> Result<Vm> {
     let mut config = bench.config(name, onto)?;
     config.incoming = Some(bench.uri(onto)?);
     let mut target = bench.start(config)?;
-    let before = source.agent.state()?;
+    let before = source.state()?;
     run(&mut source, &mut target, &bench.uri(onto)?).with_context(|| format!("to {name}"))?;
     let status = source.qmp.execute("query-status", json!({}))?;
     ensure!(

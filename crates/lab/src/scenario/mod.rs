@@ -153,7 +153,7 @@ impl Bench {
             self.reachable(index)?;
         }
         vm.check_alive()?;
-        vm.agent.state()
+        vm.state()
     }
 
     /// Waits until the guest has the primary of one pair enslaved and carrying.
@@ -162,7 +162,7 @@ impl Bench {
         let has = |reply: &Reply| {
             links::primary(&reply.links, &mac).is_some_and(|(_, link)| link.carrying)
         };
-        if has(&vm.agent.state()?)
+        if has(&vm.state()?)
             || vm
                 .agent
                 .wait(crate::clock::now_us(), PRIMARY_LIMIT, has)
@@ -171,10 +171,10 @@ impl Bench {
             return Ok(());
         }
         vm.check_alive()?;
+        let links = vm.state()?.links;
         bail!(
-            "{}: the guest has no primary with {mac} that carries: {:?}",
-            vm.config.name,
-            vm.agent.state()?.links
+            "{}: the guest has no primary with {mac} that carries: {links:?}",
+            vm.config.name
         )
     }
 
@@ -182,7 +182,7 @@ impl Bench {
     pub fn without_primary(&self, vm: &mut Vm, index: usize) -> Result<()> {
         let mac = mac(index);
         let hasnt = |reply: &Reply| links::primary(&reply.links, &mac).is_none();
-        if hasnt(&vm.agent.state()?)
+        if hasnt(&vm.state()?)
             || vm
                 .agent
                 .wait(crate::clock::now_us(), PRIMARY_LIMIT, hasnt)

@@ -30,7 +30,7 @@ fn listed(vm: &Vm) -> Result<Vec<String>> {
 
 fn pair(bench: &Bench, driver: &str) -> Result<()> {
     let mut vm = bench.boot_with_primary(bench.config("guest", 0)?)?;
-    let state = vm.agent.state()?;
+    let state = vm.state()?;
     let (_, primary) = links::primary(&state.links, &mac(0)).context("no primary")?;
     ensure!(
         primary.driver.as_deref() == Some(driver),
@@ -101,9 +101,9 @@ pub fn no_standby(bench: &Bench) -> Result<()> {
     config.append.push("lab.skip=virtio_net".to_owned());
     let mut source = bench.boot(config)?;
     ensure!(
-        source.agent.state()?.links.is_empty(),
+        source.state()?.links.is_empty(),
         "the guest sees {:?}",
-        source.agent.state()?.links
+        source.state()?.links
     );
     let ids = listed(&source)?;
     ensure!(
@@ -126,9 +126,9 @@ pub fn no_standby(bench: &Bench) -> Result<()> {
         );
     }
     ensure!(
-        target.agent.state()?.links.is_empty(),
+        target.state()?.links.is_empty(),
         "the guest sees {:?}",
-        target.agent.state()?.links
+        target.state()?.links
     );
     target.agent.load_module("virtio_net")?;
     let accepted = target
