@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lab::cleanup::{self, Owned};
+use lab::contention::{Contention, DISTURBED};
 use lab::l1::{self, L1};
 use lab::progress::say;
 use lab::report::{self, Run};
@@ -63,6 +64,16 @@ enum Stage {
     },
 }
 
+impl Stage {
+    /// The process whose work is the measurement's own.
+    fn emulator(&self) -> Option<u32> {
+        match self {
+            Self::Lab { l1, .. } => Some(l1.pid()),
+            Self::Native { .. } => None,
+        }
+    }
+}
+
 pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     if options.runs == 0 {
         bail!("--runs 0 would measure nothing");
@@ -85,13 +96,21 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     }
     let mut stage = open_stage(options, &workspace, &state)?;
     let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();
-    let mut errors = Vec::new();
+    let (mut errors, mut disturbed) = (Vec::new(), Vec::new());
     for number in 1..=options.runs {
         for (name, done) in &mut runs {
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
+            let contention = stage.emulator().and_then(Contention::begin);
             match one(options, &mut stage, &state, name, throughput) {
-                Ok(run) => done.push(run),
+                Ok(run) => {
+                    done.push(run);
+                    if let Some(share) = contention.and_then(|load| load.others())
+                        && share > DISTURBED
+                    {
+                        disturbed.push(format!("{name}, run {number}: {:.0} %", share * 100.0));
+                    }
+                }
                 Err(error) => {
                     say(format!("{name}: run {number} failed: {error:#}"));
                     errors.push(format!("{name}, run {number}: {error:#}"));
@@ -115,6 +134,15 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         .filter_map(|(name, done)| Some((*name, report::medians(done)?)))
         .collect();
     show(&columns);
+    if !disturbed.is_empty() {
+        println!(
+            "\nNOTE    other programs took much of this machine's processor time, so the figures are too large"
+        );
+        println!(
+            "        and the columns may not be comparable ({})",
+            disturbed.join("; ")
+        );
+    }
     write_report(&file, &columns)?;
     for (name, run) in &columns {
         errors.extend(run.faults.iter().map(|fault| format!("{name}: {fault}")));

@@ -150,6 +150,11 @@ impl L1 {
         Channel::take(&self.state)?.greet(Duration::from_secs(60))
     }
 
+    /// The process that emulates L1.
+    pub fn pid(&self) -> u32 {
+        self.process.pid.unsigned_abs()
+    }
+
     /// A channel to the agent, greeted.
     pub fn channel(&self) -> Result<Channel> {
         let mut channel = Channel::take(&self.state)?;

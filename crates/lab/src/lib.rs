@@ -9,6 +9,7 @@
 pub mod channel;
 pub mod cleanup;
 pub mod clock;
+pub mod contention;
 pub mod cpio;
 pub mod guest;
 pub mod host;
