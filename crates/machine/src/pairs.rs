@@ -469,11 +469,7 @@ impl Board {
                 Action::Plug { primary, .. } => self.begin_plug(&primary),
                 Action::Withdraw { primary } => self.take_out(&primary),
                 Action::AskUnplug { primary, attempt } => self.ask_unplug(&primary, attempt),
-                Action::CancelUnplugAsk { primary } => {
-                    if let Err(error) = self.hotplug.withdraw_unplug(&primary) {
-                        tracing::debug!(primary, %error, "nothing to take back");
-                    }
-                }
+                Action::CancelUnplugAsk { primary } => self.cancel_unplug_ask(&primary),
                 Action::SteerToStandby { standby } => self.steer_to_standby(&standby),
                 Action::SteerToPrimary { standby } => self.steer_to_primary(&standby),
                 Action::SteerAway { standby } => self.steer_away(&standby),
@@ -672,6 +668,17 @@ impl Board {
     // ---- unplugging ----
 
     fn ask_unplug(&mut self, id: &str, attempt: u32) {
+        let standby = self
+            .pairs
+            .pairs
+            .by_primary(id)
+            .map(|p| p.standby().to_owned());
+        if let Some(standby) = standby
+            && let Some(steering) = self.steering(&standby)
+        {
+            let done = lock(&steering).to_both();
+            report("standby as well", &standby, &done);
+        }
         let asked = if attempt == 1 {
             self.hotplug.request_unplug(id)
         } else {
@@ -679,6 +686,20 @@ impl Board {
         };
         if let Err(error) = asked {
             self.feed(id, &Event::UnplugRefused(error.to_string()));
+        }
+    }
+
+    fn cancel_unplug_ask(&mut self, id: &str) {
+        if let Err(error) = self.hotplug.withdraw_unplug(id) {
+            tracing::debug!(primary = id, %error, "nothing to take back");
+        }
+        let pair = self
+            .pairs
+            .pairs
+            .by_primary(id)
+            .filter(|p| p.path() == failover::Path::Primary);
+        if let Some(standby) = pair.map(|p| p.standby().to_owned()) {
+            self.steer_to_primary(&standby);
         }
     }
 

@@ -15,10 +15,14 @@
 //! Moments (the caller's part):
 //! - [`Steering::to_standby`] when the guest let go. Earlier, while the unplug is only asked, the VF's
 //!   driver sets its filter again on its way out.
+//! - [`Steering::to_both`] when the guest is asked to let go: frames from the wire reach the tap as well
+//!   as the VF. As long as the primary is registered a Linux guest drops those on the standby; from the
+//!   moment it lets go it takes them, whatever the host has noticed by then.
 //! - [`Steering::arm_primary`] before the guest's driver probes the VF (it takes its address then), and
 //!   no earlier than need be: a VF that was in use before gets the guest's frames from here on, and drops
-//!   them until its driver opens it (seen with igb and igbvf: 50 of 50). The last moment is the guest's
-//!   first write that enables memory decoding, before that write is carried out.
+//!   them until its driver opens it (seen with igb and igbvf: 50 of 50), so the tap gets them too. The
+//!   last moment is the guest's first write that enables memory decoding, before that write is carried
+//!   out.
 //! - [`Steering::to_primary`] once the driver is in.
 //! - [`Steering::guest_left`] when the guest runs elsewhere.
 //! - [`Steering::restore`] at the end: what was found is put back.
@@ -267,11 +271,22 @@ impl Steering {
     }
 
     /// Gives the VF the guest's address, which its driver takes when it probes. The NIC hands the
-    /// guest's frames to the VF from now on.
+    /// guest's frames to the VF from now on, and where it can to the tap as well.
     pub fn arm_primary(&mut self) -> Report {
-        let mut report = Report::default();
-        self.remove_from_pf(&mut report);
+        let mut report = self.to_both();
         self.set_vf_mac(self.mac, &mut report);
+        report
+    }
+
+    /// The guest's frames from the wire go to the tap too, whatever the VF gets: for the time in which
+    /// only the guest knows which of its interfaces is in use. A NIC that hands a frame to one
+    /// function alone gives it to whom it did before.
+    pub fn to_both(&mut self) -> Report {
+        let mut report = Report::default();
+        if let Ok(tap) = self.around.tap.clone() {
+            self.point_at(&tap, &mut report);
+            self.ask_on_pf(&mut report);
+        }
         report
     }
 
@@ -355,7 +370,14 @@ impl Steering {
 
     /// Takes the address off the VF; where the NIC does not allow that, the host asks for it too.
     fn free_vf(&mut self, report: &mut Report) {
-        if self.around.vf.is_err() || self.set_vf_mac(NO_MAC, report) || self.on_pf {
+        if self.around.vf.is_ok() && !self.set_vf_mac(NO_MAC, report) {
+            self.ask_on_pf(report);
+        }
+    }
+
+    /// Asks the NIC to hand the guest's frames to the host.
+    fn ask_on_pf(&mut self, report: &mut Report) {
+        if self.on_pf {
             return;
         }
         if let Ok(vf) = self.around.vf.clone() {
