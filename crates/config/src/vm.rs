@@ -27,7 +27,9 @@ pub use drive::DriveConfig;
 pub use machine::{
     Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, SmpConfig,
 };
-pub use machine_options::{ACCELERATORS, CPU_MODELS, MACHINE_TYPES, MAX_CPUS, memory_bytes};
+pub use machine_options::{
+    ACCELERATORS, CPU_MODELS, MACHINE_TYPES, MAX_CPUS, Q35_VERSIONS, memory_bytes,
+};
 pub use netdev::{
     FdRef, NETDEV_TYPES, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource,
 };

@@ -3,14 +3,25 @@
 //! Each command becomes a job on the control thread and is answered from there, so that its answer and the
 //! machine's events reach a client in the order in which they happened.
 
+mod block;
+mod cpu_features;
+mod cpus;
 mod devices;
+mod machines;
 mod migration;
+mod network;
+mod pairs;
+mod pci;
+pub(crate) mod probe;
+mod qom;
 mod queries;
+#[cfg(test)]
+mod testing;
 
 use config::vm::VmConfig;
 use machine::{Board, Control, MachineError};
 use monitor::types::VersionTriple;
-use monitor::{Backend, Command, ErrorClass, Identity, QmpError, Reply, Response};
+use monitor::{Backend, Command, Identity, QmpError, Reply, Response};
 
 /// The release of QEMU whose protocol is spoken.
 const QEMU: VersionTriple = VersionTriple {
@@ -109,7 +120,16 @@ fn execute(
         Command::DeviceDel { id } => done(board.device_del(devices::id_of(&id))),
         Command::NetdevAdd(options) => devices::netdev_add(board, &options, reply.fds()),
         Command::NetdevDel { id } => done(board.netdev_del(&id)),
+        Command::ObjectAdd(options) => {
+            devices::object_config(&options).and_then(|object| done(board.object_add(object)))
+        }
+        Command::ObjectDel { id } => done(board.object_del(&id)),
         Command::SetLink { name, up } => done(board.set_link(&name, up)),
+        Command::AnnounceSelf(order) => devices::announcement(order).map(|order| {
+            board.announce_self(&order);
+            ().into()
+        }),
+        Command::FailoverSwitch { id, path } => done(board.failover_switch(&id, pairs::path(path))),
         Command::Stop => done(board.stop()),
         Command::Cont => done(board.cont()),
         Command::SystemReset => done(board.reset(false)),
@@ -125,11 +145,4 @@ fn execute(
         query => queries::answer(board, query),
     };
     reply.send(answer);
-}
-
-fn not_supported(name: &str) -> QmpError {
-    QmpError {
-        class: ErrorClass::GenericError,
-        desc: format!("The command {name} is not supported by this machine"),
-    }
 }

@@ -3,7 +3,9 @@
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, bail};
-use config::vm::{ChardevBackend, ChardevConfig, FdRef, MonitorConfig, MonitorMode, SocketAddress};
+use config::vm::{
+    ChardevBackend, ChardevConfig, FdRef, MonitorConfig, MonitorMode, SocketAddress, VmConfig,
+};
 use monitor::{Endpoint, Mode, OpenEndpoint};
 
 /// The language of a monitor.
@@ -22,6 +24,21 @@ pub fn mode(monitor: &MonitorConfig) -> Mode {
 /// The socket cannot be had, or the kind of device cannot carry a monitor.
 pub fn endpoint(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
     open(chardev).with_context(|| chardev.text.clone())
+}
+
+/// Opens what all monitors of a configuration listen on.
+///
+/// # Errors
+/// As [`endpoint`], or a monitor names a character device that does not exist.
+pub fn open_monitors(config: &VmConfig) -> anyhow::Result<Vec<(&MonitorConfig, OpenEndpoint)>> {
+    let mut endpoints = Vec::with_capacity(config.monitors.len());
+    for wanted in &config.monitors {
+        let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
+        let chardev =
+            chardev.with_context(|| format!("chardev \"{}\" not found", wanted.chardev))?;
+        endpoints.push((wanted, endpoint(chardev)?));
+    }
+    Ok(endpoints)
 }
 
 fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {

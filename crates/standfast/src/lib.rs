@@ -19,6 +19,7 @@ pub mod endpoints;
 pub mod events;
 pub mod log;
 pub mod pidfile;
+pub mod probe;
 pub mod run;
 pub mod startup;
 

@@ -12,7 +12,7 @@ use machine::{Control, FdSource, control};
 use monitor::{EventSink, Monitors};
 
 use crate::backend::{MachineBackend, identity};
-use crate::endpoints::endpoint;
+use crate::endpoints::open_monitors;
 use crate::events::EventForwarder;
 use crate::startup::Startup;
 
@@ -35,11 +35,9 @@ impl FdSource for NoNames {
 /// # Errors
 /// The machine cannot be built, or ends badly.
 pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        config.machine.kind == MachineKind::Q35,
-        "-machine {}: only q35 runs; 'none' is not wired yet",
-        config.machine.type_name
-    );
+    if config.machine.kind == MachineKind::None {
+        return crate::probe::run(config, startup, GOODBYE);
+    }
     let events = EventSink::with_host_clock();
     let (control, control_loop) = control();
     let backend = Arc::new(MachineBackend::new(control.clone(), &config));
@@ -48,13 +46,7 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
 
     // Monitors listen before the machine is built, so that a client that waits for the socket sees it early; what it asks
     // is answered once the control thread runs.
-    let mut endpoints = Vec::new();
-    for wanted in &config.monitors {
-        let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
-        let chardev =
-            chardev.with_context(|| format!("chardev \"{}\" not found", wanted.chardev))?;
-        endpoints.push((wanted, endpoint(chardev)?));
-    }
+    let endpoints = open_monitors(&config)?;
     let forwarder = Box::new(EventForwarder::new(events));
     let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
     for (wanted, endpoint) in endpoints {

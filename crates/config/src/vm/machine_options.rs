@@ -35,7 +35,7 @@ pub const CPU_MODELS: &[(&str, &str)] = &[
 pub const MAX_CPUS: u32 = 64;
 
 /// `pc-q35-` versions QEMU 10.0 knows; all are the one board here.
-const Q35_VERSIONS: &[&str] = &[
+pub const Q35_VERSIONS: &[&str] = &[
     "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "3.0", "3.1", "4.0", "4.0.1",
     "4.1", "4.2", "5.0", "5.1", "5.2", "6.0", "6.1", "6.2", "7.0", "7.1", "7.2", "8.0", "8.1",
     "8.2", "9.0", "9.1", "9.2", "10.0",

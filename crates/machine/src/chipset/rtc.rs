@@ -130,7 +130,7 @@ impl Rtc {
         if Self::memory(state, REGISTER_B) & BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 

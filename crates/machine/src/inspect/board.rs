@@ -1,8 +1,6 @@
 //! A built machine, inspected.
 
-use super::{
-    ChardevView, CpuModel, DeviceView, Inspect, NetdevView, NicView, PairView, Phase, RomView,
-};
+use super::{ChardevView, CpuModel, DeviceView, Inspect, NetdevView, NicView, PairView, RomView};
 use crate::RunState;
 use crate::address_map::ACPI_TABLES;
 use crate::board::Board;
@@ -14,13 +12,24 @@ use pci::{BusSnapshot, PciDevice};
 use std::path::Path;
 
 impl Board {
+    /// The id by which the root complex knows a device: for a port without an id it is another one than the tree's.
+    fn function_id(&self, device: &Device) -> String {
+        let anonymous_port = |d: &&Device| matches!(d.body, Body::Port) && d.config.id.is_none();
+        let mut ports = self.devices.iter().filter(anonymous_port);
+        match ports.position(|port| port.key == device.key) {
+            Some(index) => format!("root-port[{index}]"),
+            None => device.key.clone(),
+        }
+    }
+
     fn device_view(&self, device: &Device) -> DeviceView {
-        let function = self.root.function(&device.key);
+        let id = self.function_id(device);
+        let function = self.root.function(&id);
         DeviceView {
             key: device.key.clone(),
             path: device.path(),
             config: device.config.clone(),
-            place: self.root.slot_of(&device.key),
+            place: self.root.slot_of(&id),
             hotplugged: !self.config.devices.contains(&device.config),
             msix_vectors: function.map_or(0, |f| msix_vectors(&*f.device)),
             mac: match &device.body {
@@ -250,6 +259,5 @@ mod tests {
         assert!(parked.is_some_and(|text| text.contains("operator")));
         let hidden = reason(&State::Hidden(HiddenWhy::NotAccepted));
         assert!(hidden.is_some_and(|text| text.contains("STANDBY")));
-        assert_eq!(State::Hidden(HiddenWhy::NoPrimary).phase(), Phase::Hidden);
     }
 }

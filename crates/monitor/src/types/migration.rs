@@ -189,6 +189,8 @@ qapi_struct! {
         failover_unplug_timeout_ms: Option<u64> = "failover-unplug-timeout",
         /// What to do when it has not.
         failover_unplug_policy: Option<FailoverUnplugPolicy> = "failover-unplug-policy",
+        /// How long the target has to take the guest over once all is sent, in ms.
+        handover_timeout_ms: Option<u64> = "handover-timeout",
     }
 
     /// What became of the guest's memory.

@@ -1,10 +1,14 @@
 //! Devices and netdevs by a monitor's order.
 
 use super::{Answer, done};
-use config::vm::{DeviceConfig, GlobalProperty, NetdevConfig};
+use config::vm::{DeviceConfig, GlobalProperty, NetdevConfig, ObjectConfig};
 use config::{Options, Source, Value};
+use machine::inspect::AnnounceOrder;
 use machine::{Board, FdSource};
-use monitor::types::{DeviceOptions, NetdevOptions, OpenOptions, OptionKind, Syntax};
+use monitor::types::{
+    AnnounceParameters, DeviceOptions, NetdevOptions, ObjectOptions, OpenOptions, OptionKind,
+    Syntax,
+};
 use monitor::{MonitorFds, QmpError};
 use std::os::fd::OwnedFd;
 
@@ -55,18 +59,50 @@ pub(super) fn id_of(name: &str) -> &str {
     name.strip_prefix("/machine/peripheral/").unwrap_or(name)
 }
 
+/// The device that `device_add` describes.
+pub(super) fn device_config(
+    open: &DeviceOptions,
+    globals: &[GlobalProperty],
+) -> Result<DeviceConfig, QmpError> {
+    let (options, source) = options(open, "driver")?;
+    DeviceConfig::with_globals(options, source, globals).map_err(bad)
+}
+
 pub(super) fn device_add(
     board: &mut Board,
     open: &DeviceOptions,
     globals: &[GlobalProperty],
 ) -> Answer {
-    let (options, source) = options(open, "driver")?;
-    let config = DeviceConfig::with_globals(options, source, globals).map_err(bad)?;
-    done(board.device_add(config))
+    done(board.device_add(device_config(open, globals)?))
+}
+
+/// The netdev that `netdev_add` describes.
+pub(super) fn netdev_config(open: &NetdevOptions) -> Result<NetdevConfig, QmpError> {
+    let (options, source) = options(open, "type")?;
+    NetdevConfig::from_options(options, source).map_err(bad)
 }
 
 pub(super) fn netdev_add(board: &mut Board, open: &NetdevOptions, fds: &MonitorFds) -> Answer {
-    let (options, source) = options(open, "type")?;
-    let config = NetdevConfig::from_options(options, source).map_err(bad)?;
-    done(board.netdev_add(&config, &Named(fds)))
+    done(board.netdev_add(&netdev_config(open)?, &Named(fds)))
+}
+
+/// The object that `object-add` describes.
+pub(super) fn object_config(open: &ObjectOptions) -> Result<ObjectConfig, QmpError> {
+    let (options, source) = options(open, "qom-type")?;
+    ObjectConfig::from_options(options, source).map_err(bad)
+}
+
+/// What `announce-self` orders.
+pub(super) fn announcement(order: AnnounceParameters) -> Result<AnnounceOrder, QmpError> {
+    let ms = |name: &str, value: i64| {
+        u64::try_from(value).map_err(|_| QmpError::invalid_value(name, "a number of ms"))
+    };
+    Ok(AnnounceOrder {
+        initial_ms: ms("initial", order.initial_ms)?,
+        max_ms: ms("max", order.max_ms)?,
+        rounds: u32::try_from(order.rounds)
+            .map_err(|_| QmpError::invalid_value("rounds", "a number of announcements"))?,
+        step_ms: ms("step", order.step_ms)?,
+        interfaces: order.interfaces,
+    })
 }

@@ -107,25 +107,37 @@ pub(super) fn capability(name: &str) -> Option<Capability> {
     Capability::ALL.iter().copied().find(|c| c.name() == name)
 }
 
+/// The wishes in crate `migration`'s words.
+pub(super) fn known_capabilities(
+    wishes: &[MigrationCapabilityStatus],
+) -> Result<Vec<(Capability, bool)>, QmpError> {
+    let known = |wish: &MigrationCapabilityStatus| {
+        let name = wish.capability.as_str();
+        let capability =
+            capability(name).ok_or_else(|| QmpError::not_accepted("capability", name))?;
+        Ok((capability, wish.state))
+    };
+    wishes.iter().map(known).collect()
+}
+
 pub(super) fn set_capabilities(board: &mut Board, wishes: &[MigrationCapabilityStatus]) -> Answer {
-    let known: Vec<(Capability, bool)> = wishes
-        .iter()
-        .map(|wish| {
-            capability(wish.capability.as_str())
-                .map(|capability| (capability, wish.state))
-                .ok_or_else(|| QmpError::not_accepted("capability", wish.capability.as_str()))
-        })
-        .collect::<Result<_, _>>()?;
+    let known = known_capabilities(wishes)?;
     board
         .migrate_set_capabilities(&known)
         .map(|()| ().into())
         .map_err(error)
 }
 
-pub(super) fn set_parameters(board: &mut Board, parameters: &MigrationParameters) -> Answer {
+/// The changes in crate `migration`'s words.
+pub(super) fn parameters_update(
+    parameters: &MigrationParameters,
+) -> Result<ParametersUpdate, QmpError> {
     use monitor::qapi::QapiType;
     // Both sides name the parameters as QMP does; what the machine does not honour is unexpected to it.
-    let update: ParametersUpdate = serde_json::from_value(parameters.encode())
-        .map_err(|e| QmpError::generic(format!("migrate-set-parameters: {e}")))?;
-    done(board.migrate_set_parameters(&update))
+    serde_json::from_value(parameters.encode())
+        .map_err(|e| QmpError::generic(format!("migrate-set-parameters: {e}")))
+}
+
+pub(super) fn set_parameters(board: &mut Board, parameters: &MigrationParameters) -> Answer {
+    done(board.migrate_set_parameters(&parameters_update(parameters)?))
 }
