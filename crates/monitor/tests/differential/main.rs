@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A test that waits longer has found a bug.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,7 +70,7 @@ fn both() -> Option<Both> {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("qemu");
-    let child = Command::new(&program)
+    let mut child = Command::new(&program)
         .args([
             "-M",
             "none,accel=tcg",
@@ -80,9 +80,15 @@ fn both() -> Option<Both> {
             "-qmp",
         ])
         .arg(format!("unix:{},server=on,wait=off", socket.display()))
-        .stdin(Stdio::null())
+        // A client that connects while QEMU still sets its monitors up may be greeted twice or hung up on. The greeting of a second
+        // monitor says that the first is ready.
+        .args(["-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("QEMU starts");
+    let mut ready = BufReader::new(child.stdout.take().expect("a pipe"));
+    ready.read_line(&mut String::new()).expect("QEMU greets");
     let qemu = Qemu { child, socket };
     let ours = folder.path().join("ours");
     let machine = machine::start();
@@ -107,26 +113,21 @@ fn both() -> Option<Both> {
     })
 }
 
-/// Connects, and waits for the socket to appear; gives the greeting and a reader of what follows.
+/// Connects and reads the greeting.
 fn connect(socket: &Path) -> (UnixStream, BufReader<UnixStream>) {
-    let start = Instant::now();
-    let stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(start.elapsed() < PATIENCE, "{}: {error}", socket.display()),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let stream = UnixStream::connect(socket).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut reader = BufReader::new(stream.try_clone().expect("descriptors are left"));
     message(&mut reader);
     (stream, reader)
 }
 
-fn message(reader: &mut impl BufRead) -> Value {
+fn message(reader: &mut BufReader<UnixStream>) -> Value {
     let mut line = String::new();
-    reader.read_line(&mut line).expect("an answer in time");
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    let read = reader.read_line(&mut line);
+    let whose = reader.get_ref().peer_addr();
+    read.unwrap_or_else(|error| panic!("{whose:?}: no answer in time: {error}"));
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{whose:?}: {error}: {line:?}"))
 }
 
 /// Sends `input` in a session of its own, after negotiating with `enable`, and gives what comes back, without events.
@@ -135,7 +136,13 @@ fn answers(socket: &Path, enable: &str, input: &[u8]) -> Vec<Value> {
     let negotiate =
         format!("{{\"execute\": \"qmp_capabilities\", \"arguments\": {{\"enable\": [{enable}]}}}}");
     stream.write_all(negotiate.as_bytes()).expect("it reads");
-    message(&mut reader);
+    let negotiated = message(&mut reader);
+    assert_eq!(
+        negotiated,
+        serde_json::json!({"return": {}}),
+        "{}",
+        socket.display()
+    );
     stream.write_all(input).expect("it reads");
     stream
         .write_all(b"\n{\"execute\": \"query-fdsets\", \"id\": \"the end\"}")

@@ -86,10 +86,10 @@ const INTENDED: &[(&str, &str)] = &[
 type Entries = BTreeMap<String, Value>;
 
 fn entries(answers: &[Value]) -> Entries {
-    let list = answers
-        .first()
-        .and_then(|answer| answer["return"].as_array())
-        .expect("a schema");
+    let first = answers.first().expect("an answer");
+    let list = first["return"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no schema: {answers:?}"));
     list.iter()
         .map(|entry| {
             (
