@@ -61,6 +61,8 @@ pub struct Board {
     pub(crate) incoming: IncomingSide,
     pub(crate) tables: Vec<u8>,
     pub(crate) run_state: RunState,
+    /// What the guest asked for in the moment a migration stopped it; carried out where it runs next.
+    pub(crate) pending_power: Option<PowerRequest>,
     pub(crate) exit: Option<u8>,
 }
 
@@ -291,7 +293,11 @@ impl Board {
 
     /// The guest asked for a reset or for its end.
     pub(crate) fn power_request(&mut self, request: PowerRequest) {
-        // A request from before a stop or the end of a migration is not this machine's to carry out any more.
+        if self.run_state == RunState::FinishMigrate {
+            self.pending_power = Some(request);
+            return;
+        }
+        // A request from before a stop is asked again by a guest that is resumed.
         if !self.run_state.is_running() {
             return;
         }
@@ -315,7 +321,11 @@ impl Board {
     pub(crate) fn cpu_event(&mut self, event: CpuEvent) {
         match event {
             CpuEvent::TripleFault { vcpu, at } => {
-                tracing::warn!(vcpu, rip = format_args!("{at:#x}"), "triple fault: the guest is reset");
+                tracing::warn!(
+                    vcpu,
+                    rip = format_args!("{at:#x}"),
+                    "triple fault: the guest is reset"
+                );
                 self.power_request(PowerRequest::Reset);
             }
             CpuEvent::Failed { vcpu, reason } => {

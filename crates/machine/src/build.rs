@@ -315,6 +315,7 @@ pub fn build(
         incoming: IncomingSide::new(),
         tables: Vec::new(),
         run_state: RunState::Prelaunch,
+        pending_power: None,
         exit: None,
         config,
     };

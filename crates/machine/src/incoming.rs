@@ -163,6 +163,9 @@ impl Board {
             self.emit(MachineEvent::Resume);
         }
         self.target_resumed();
+        if let Some(request) = self.pending_power.take() {
+            self.power_request(request);
+        }
     }
 
     fn incoming_failed(&mut self, why: &str) {

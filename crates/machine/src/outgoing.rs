@@ -305,6 +305,9 @@ impl Board {
             self.go();
             self.emit(MachineEvent::Resume);
         }
+        if let Some(request) = self.pending_power.take() {
+            self.power_request(request);
+        }
     }
 
     fn outgoing_ended(&mut self, outcome: &Outcome) {

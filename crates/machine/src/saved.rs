@@ -1,6 +1,7 @@
 //! The machine's state as payloads, one a device, and back.
 
 use crate::board::Board;
+use crate::chipset::PowerRequest;
 use crate::chipset::power::PowerState;
 use crate::chipset::rtc::RtcState;
 use crate::chipset::serial::UartState;
@@ -19,6 +20,9 @@ struct ChipsetState {
     serials: Vec<UartState>,
     #[n(3)]
     config_address: u32,
+    /// A reset (1) or power-off (2) that the guest asked for as it was stopped.
+    #[n(4)]
+    pending_power: Option<u8>,
 }
 
 const CHIPSET: &str = "chipset";
@@ -136,6 +140,10 @@ impl Board {
             rtc: self.chipset.rtc.save(),
             serials: self.chipset.serials.iter().map(|s| s.save()).collect(),
             config_address: self.chipset.config_ports.address(),
+            pending_power: self.pending_power.map(|request| match request {
+                PowerRequest::Reset => 1,
+                PowerRequest::PowerOff => 2,
+            }),
         };
         all.push(payload(CHIPSET, CHIPSET_VERSION, &chipset)?);
         let hotplug = self.hotplug.acpi();
@@ -193,7 +201,7 @@ impl Board {
             .map_err(Reason::new)
     }
 
-    fn load_chipset(&self, state: ChipsetState) -> Result<(), Reason> {
+    fn load_chipset(&mut self, state: ChipsetState) -> Result<(), Reason> {
         if state.serials.len() != self.chipset.serials.len() {
             return Err(Reason(format!(
                 "the source has {} serial ports, this machine {}: give it the source's options",
@@ -212,6 +220,16 @@ impl Board {
         }
         self.chipset.power.restore(state.power);
         self.chipset.config_ports.set_address(state.config_address);
+        self.pending_power = match state.pending_power {
+            None => None,
+            Some(1) => Some(PowerRequest::Reset),
+            Some(2) => Some(PowerRequest::PowerOff),
+            Some(other) => {
+                return Err(Reason(format!(
+                    "the state of 'chipset' asks for power request {other}, which does not exist"
+                )));
+            }
+        };
         Ok(())
     }
 }

@@ -276,7 +276,12 @@ fn root_bus(description: &Description<'_>) -> Encoded {
         let calls: Vec<_> = description
             .slots
             .iter()
-            .map(|s| MethodCall::new(Path::new(&format!("\\_SB_.PCI0.{}.PCNT", port_name(s.devfn))), vec![]))
+            .map(|s| {
+                MethodCall::new(
+                    Path::new(&format!("\\_SB_.PCI0.{}.PCNT", port_name(s.devfn))),
+                    vec![],
+                )
+            })
             .collect();
         let calls: Vec<&dyn Aml> = calls.iter().map(|c| c as &dyn Aml).collect();
         parts.push(encode(&[&Method::new(path("PCNT"), 0, false, calls)]));

@@ -231,13 +231,8 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn filename(&self) -> String {
-        self.filename.clone()
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
+    /// Removes a socket's file: nobody will be served there any more.
+    pub(super) fn remove_file(&self) {
         if let Kind::Unix {
             path: Some(path), ..
         } = &self.kind
@@ -245,6 +240,10 @@ impl Drop for Endpoint {
             // Somebody may have removed it already.
             let _ = std::fs::remove_file(path);
         }
+    }
+
+    pub(super) fn filename(&self) -> String {
+        self.filename.clone()
     }
 }
 

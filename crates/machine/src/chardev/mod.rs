@@ -39,8 +39,7 @@ pub struct Chardev {
     filename: String,
     outbox: Arc<Outbox>,
     receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>>,
-    /// Removes a socket's file at the end.
-    _endpoint: Option<Arc<Endpoint>>,
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 impl Chardev {
@@ -64,7 +63,7 @@ impl Chardev {
                 filename,
                 outbox,
                 receiver,
-                _endpoint: None,
+                endpoint: None,
             });
         }
         if let ChardevBackend::RingBuf { size_bytes } = config.backend {
@@ -75,7 +74,7 @@ impl Chardev {
                 filename,
                 outbox,
                 receiver,
-                _endpoint: None,
+                endpoint: None,
             });
         }
         let endpoint = Arc::new(Endpoint::open(&config.backend).map_err(failed)?);
@@ -94,7 +93,7 @@ impl Chardev {
             filename,
             outbox,
             receiver,
-            _endpoint: Some(endpoint),
+            endpoint: Some(endpoint),
         })
     }
 
@@ -121,6 +120,15 @@ impl Chardev {
     /// Waits until what was written has left, or nobody takes it.
     pub fn flush(&self) {
         self.outbox.flush();
+    }
+}
+
+impl Drop for Chardev {
+    fn drop(&mut self) {
+        // The worker, which may wait for a client for ever, has a hold on the endpoint as well.
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.remove_file();
+        }
     }
 }
 

@@ -38,7 +38,10 @@ impl PortDevice for ResetControl {
         self.value
             .store(written & !RESET_CPU & RESET_VALUE, Ordering::Relaxed);
         if written & RESET_CPU != 0 {
-            tracing::info!(value = written, "the guest wrote the reset control register");
+            tracing::info!(
+                value = written,
+                "the guest wrote the reset control register"
+            );
             (self.listener)(PowerRequest::Reset);
         }
     }

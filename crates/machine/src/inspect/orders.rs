@@ -35,7 +35,10 @@ pub fn check_new_object(config: &VmConfig, object: &ObjectConfig) -> Result<(), 
     }
     if let ObjectKind::Rng { path } = &object.kind {
         File::open(path).map_err(|error| {
-            MachineError::refused(format!("Could not open '{}': {error}", path.display()))
+            let error = error.to_string();
+            // Without the number, which says the same again.
+            let why = error.split(" (os error").next().unwrap_or_default();
+            MachineError::refused(format!("Could not open '{}': {why}", path.display()))
         })?;
     }
     Ok(())
