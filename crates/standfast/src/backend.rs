@@ -117,7 +117,7 @@ fn execute(
         }
         Command::MigrateSetParameters(parameters) => migration::set_parameters(board, &parameters),
         Command::DeviceAdd(options) => devices::device_add(board, &options, globals),
-        Command::DeviceDel { id } => done(board.device_del(devices::id_of(&id))),
+        Command::DeviceDel { id } => devices::device_del(board, &id),
         Command::NetdevAdd(options) => devices::netdev_add(board, &options, reply.fds()),
         Command::NetdevDel { id } => done(board.netdev_del(&id)),
         Command::ObjectAdd(options) => {

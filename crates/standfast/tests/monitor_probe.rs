@@ -1,15 +1,13 @@
 //! The program with `-machine none`, as libvirt starts it to learn what it can do. It needs no KVM.
 #![allow(clippy::unwrap_used)]
 
+mod monitor_client;
+
+use monitor_client::{Client, PATIENCE};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-/// A test that waits longer has found a bug.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The background process of a test, ended with it.
 struct Daemon {
@@ -76,74 +74,6 @@ fn wait_for_exit(pid: rustix::process::Pid) {
     };
     let ended = rustix::event::poll(&mut watched, Some(&limit)).unwrap();
     assert_eq!(ended, 1, "the process did not end");
-}
-
-struct Client {
-    stream: UnixStream,
-    reader: BufReader<UnixStream>,
-    events: Vec<Value>,
-}
-
-impl Client {
-    fn connect(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let reader = BufReader::new(stream.try_clone().unwrap());
-        let events = Vec::new();
-        let mut client = Self {
-            stream,
-            reader,
-            events,
-        };
-        let greeting = client.message();
-        assert_eq!(greeting["QMP"]["version"]["qemu"]["major"], 10);
-        client.ok("qmp_capabilities", json!({}));
-        client
-    }
-
-    fn message(&mut self) -> Value {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    fn ask(&mut self, name: &str, arguments: Value) -> Value {
-        let request = json!({"execute": name, "arguments": arguments, "id": name});
-        self.stream
-            .write_all(request.to_string().as_bytes())
-            .unwrap();
-        loop {
-            let answer = self.message();
-            if answer.get("event").is_some() {
-                self.events.push(answer);
-                continue;
-            }
-            assert_eq!(answer["id"], name);
-            return answer;
-        }
-    }
-
-    fn ok(&mut self, name: &str, arguments: Value) -> Value {
-        let answer = self.ask(name, arguments);
-        let value = answer.get("return");
-        value.cloned().unwrap_or_else(|| panic!("{name}: {answer}"))
-    }
-
-    fn list(&mut self, name: &str, arguments: Value) -> Vec<Value> {
-        let value = self.ok(name, arguments);
-        value
-            .as_array()
-            .cloned()
-            .unwrap_or_else(|| panic!("{name}: {value}"))
-    }
-
-    fn class(&mut self, name: &str, arguments: Value) -> String {
-        let answer = self.ask(name, arguments);
-        let class = answer["error"]["class"].as_str();
-        class
-            .unwrap_or_else(|| panic!("{name}: {answer}"))
-            .to_owned()
-    }
 }
 
 fn names(list: &[Value]) -> Vec<&str> {

@@ -1,7 +1,7 @@
 //! vCPUs, their slots and their models.
 
 use super::cpu_features::{self, Features};
-use config::vm::{CPU_MODELS, SmpConfig};
+use config::vm::{CPU_MODELS, MachineKind, SmpConfig};
 use machine::inspect::Inspect;
 use monitor::QmpError;
 use monitor::types::{
@@ -48,15 +48,24 @@ pub(super) fn cpus(machine: &dyn Inspect) -> Vec<CpuInfoFast> {
 }
 
 /// `query-hotpluggable-cpus`: the last slot first, as QEMU has it. Every slot is taken.
-pub(super) fn slots(machine: &dyn Inspect) -> Vec<HotpluggableCpu> {
+///
+/// # Errors
+/// There is no board to have slots.
+pub(super) fn slots(machine: &dyn Inspect) -> Result<Vec<HotpluggableCpu>, QmpError> {
     let config = machine.config();
+    if config.machine.kind == MachineKind::None {
+        return Err(QmpError::generic(
+            "machine does not support hot-plugging CPUs",
+        ));
+    }
     let slot = |index| HotpluggableCpu {
         kind: type_of(&config.cpu.model),
         vcpus_count: 1,
         props: place(&config.smp, index),
         qom_path: Some(path(index)),
     };
-    (0..machine.cpu_threads().len()).rev().map(slot).collect()
+    let indices = 0..machine.cpu_threads().len();
+    Ok(indices.rev().map(slot).collect())
 }
 
 /// `query-cpu-definitions`.

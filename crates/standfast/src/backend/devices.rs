@@ -4,7 +4,7 @@ use super::{Answer, done};
 use config::vm::{DeviceConfig, GlobalProperty, NetdevConfig, ObjectConfig};
 use config::{Options, Source, Value};
 use machine::inspect::AnnounceOrder;
-use machine::{Board, FdSource};
+use machine::{Board, FdSource, MachineError};
 use monitor::types::{
     AnnounceParameters, DeviceOptions, NetdevOptions, ObjectOptions, OpenOptions, OptionKind,
     Syntax,
@@ -74,6 +74,15 @@ pub(super) fn device_add(
     globals: &[GlobalProperty],
 ) -> Answer {
     done(board.device_add(device_config(open, globals)?))
+}
+
+/// An error names the device as the client did.
+pub(super) fn device_del(board: &mut Board, name: &str) -> Answer {
+    let result = board.device_del(id_of(name));
+    done(result.map_err(|error| match error {
+        MachineError::DeviceNotFound(_) => MachineError::DeviceNotFound(name.to_owned()),
+        other => other,
+    }))
 }
 
 /// The netdev that `netdev_add` describes.

@@ -95,8 +95,10 @@ pub(super) fn migrate_incoming(
 
 pub(super) fn migrate_continue(board: &mut Board, state: MigrationStatus) -> Answer {
     if state != MigrationStatus::PreSwitchover {
+        let now = board.migrate_info().and_then(|info| info.status);
+        let now = now.map_or_else(|| "none".to_owned(), |state| state.to_string());
         return Err(QmpError::generic(format!(
-            "Migration not in expected state: {state}"
+            "Migration not in expected state: {now}"
         )));
     }
     done(board.migrate_continue())

@@ -4,11 +4,11 @@ use super::{Answer, devices, error, migration, queries};
 use ::migration::{Capabilities, Info, Parameters, SharedParameters};
 use config::property::BusKind;
 use config::vm::{MachineKind, VmConfig};
+use machine::RunState;
 use machine::inspect::{
     BusSnapshot, ChardevView, CpuModel, DeviceView, Inspect, NetdevView, NicView, PairView,
     RomView, check_new_object, host_cpu_model, kvm_runs_guests,
 };
-use machine::{MachineError, RunState};
 use monitor::types::ShutdownCause;
 use monitor::{Backend, Command, Event, EventSink, QmpError, Reply};
 use std::sync::mpsc::Sender;
@@ -82,16 +82,13 @@ impl Nothing {
                     .ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))
             }
             Command::DeviceAdd(options) => Err(self.no_bus(&options)),
-            Command::DeviceDel { id } => Err(error(MachineError::DeviceNotFound(
-                devices::id_of(&id).to_owned(),
-            ))),
             Command::NetdevAdd(options) => Err(match devices::netdev_config(&options) {
                 Ok(netdev) => self.refuse(&format!("netdev_add {}", netdev.id)),
                 Err(wrong) => wrong,
             }),
-            Command::NetdevDel { id } | Command::SetLink { name: id, .. } => {
-                Err(QmpError::device_not_found(&id))
-            }
+            Command::DeviceDel { id }
+            | Command::NetdevDel { id }
+            | Command::SetLink { name: id, .. } => Err(QmpError::device_not_found(&id)),
             Command::FailoverSwitch { id, .. } => Err(QmpError::generic(format!(
                 "no failover pair has a device '{id}'"
             ))),
@@ -101,9 +98,9 @@ impl Nothing {
                 "'-incoming' was not specified on the command line",
             )),
             Command::MigrateCancel => Ok(()),
-            Command::MigrateContinue { state } => Err(QmpError::generic(format!(
-                "Migration not in expected state: {state}"
-            ))),
+            Command::MigrateContinue { state: _ } => {
+                Err(QmpError::generic("Migration not in expected state: none"))
+            }
             Command::MigrateSetCapabilities { capabilities } => {
                 migration::known_capabilities(&capabilities).and_then(|known| {
                     self.capabilities

@@ -32,7 +32,7 @@ pub(crate) fn answer(machine: &dyn Inspect, query: Command) -> Answer {
         .into(),
         Command::QueryMachines => machines::machines().into(),
         Command::QueryCpusFast => cpus::cpus(machine).into(),
-        Command::QueryHotpluggableCpus => cpus::slots(machine).into(),
+        Command::QueryHotpluggableCpus => cpus::slots(machine)?.into(),
         Command::QueryCpuDefinitions => cpus::definitions(machine).into(),
         Command::QueryCpuModelExpansion { kind, model } => {
             cpus::expansion(machine, kind, &model)?.into()

@@ -87,8 +87,9 @@ impl Node {
             class: ErrorClass::DeviceNotFound,
             desc: format!("Device '{path}' not found"),
         };
+        let ambiguous = || QmpError::generic(format!("Path '{path}' is ambiguous"));
         if path.is_empty() {
-            return Err(not_found());
+            return Err(ambiguous());
         }
         if path.starts_with('/') {
             let node = self.walk(steps()).ok_or_else(not_found)?;
@@ -102,9 +103,7 @@ impl Node {
         match (found.next(), found.next()) {
             (Some((at, node)), None) => Ok((format!("{at}{}", canonical(steps())), node)),
             (None, _) => Err(not_found()),
-            (Some(_), Some(_)) => Err(QmpError::generic(format!(
-                "Path '{path}' does not uniquely identify an object"
-            ))),
+            (Some(_), Some(_)) => Err(ambiguous()),
         }
     }
 
