@@ -2,17 +2,18 @@
 
 use super::super::cpus;
 use super::node::{Access, Node};
-use super::{bus_path, values};
+use super::{Parts, bus_below, values};
 use config::vm::{
     ChardevBackend, DeviceKind, MachineKind, MemoryBackend, MemoryBackendSource, NumaPolicy,
     ObjectConfig, ObjectKind, VmConfig,
 };
-use machine::inspect::{DeviceView, Inspect};
+use machine::inspect::{DeviceView, Inspect, ROOT_BUS};
 use serde_json::{Value, json};
 
 /// The whole tree.
 pub(crate) fn tree(machine: &dyn Inspect) -> Node {
-    let config = machine.config();
+    let parts = Parts::of(machine);
+    let config = parts.config;
     let mut objects = Node::new("container");
     for each in &config.objects {
         objects = objects.child(each.id.clone(), object(each));
@@ -22,7 +23,7 @@ pub(crate) fn tree(machine: &dyn Inspect) -> Node {
         chardevs = chardevs.child(each.id.clone(), Node::new(chardev_type(&each.backend)));
     }
     Node::new("container")
-        .child("machine", board(machine))
+        .child("machine", board(&parts))
         .child("objects", objects)
         .child("chardevs", chardevs)
         .child("backend", Node::new("container"))
@@ -45,8 +46,8 @@ fn path_of(path: Option<&std::path::PathBuf>) -> String {
         .unwrap_or_default()
 }
 
-fn board(machine: &dyn Inspect) -> Node {
-    let config = machine.config();
+fn board(parts: &Parts<'_>) -> Node {
+    let config = parts.config;
     let (boot, smp, kind) = (&config.boot, &config.smp, &config.machine);
     let backend = kind.memory_backend.as_ref();
     let backend = backend.map_or_else(String::new, |id| format!("/objects/{id}"));
@@ -72,8 +73,8 @@ fn board(machine: &dyn Inspect) -> Node {
         .with("usb", "bool", false);
     let mut peripheral = Node::new("container");
     let mut anonymous = Node::new("container");
-    for device in machine.devices() {
-        let made = user_device(machine, &device);
+    for device in &parts.devices {
+        let made = user_device(parts, device);
         match &device.config.id {
             Some(id) => peripheral = peripheral.child(id.clone(), made),
             None => anonymous = anonymous.child(device.key.clone(), made),
@@ -82,11 +83,11 @@ fn board(machine: &dyn Inspect) -> Node {
     if kind.kind == MachineKind::Q35 {
         node = node
             .with("acpi", "OnOffAuto", on_off(kind.acpi))
-            .child("q35", host_bridge(machine));
+            .child("q35", host_bridge(parts));
     }
     node.child("peripheral", peripheral)
         .child("peripheral-anon", anonymous)
-        .child("unattached", unattached(machine))
+        .child("unattached", unattached(parts))
 }
 
 /// A device with the properties that all devices have.
@@ -98,46 +99,35 @@ fn device(kind: &str, bus: Option<String>, hotplugged: bool, hotpluggable: bool)
         .with("hotpluggable", "bool", hotpluggable)
 }
 
-/// What is on a bus, as links.
-fn bus(machine: &dyn Inspect, id: &str) -> Node {
+/// A bus, with what is on it as links.
+fn bus(parts: &Parts<'_>, id: &str) -> Node {
     let mut node = Node::new("PCIE").with("realized", "bool", true);
-    let on_it = |d: &DeviceView| d.place.as_ref().is_some_and(|(bus, _)| bus == id);
-    let devices = machine.devices();
-    for (index, device) in devices.iter().filter(|d| on_it(d)).enumerate() {
+    for (index, device) in parts.on_bus(id).enumerate() {
         let kind = format!("link<{}>", device.config.driver);
         node = node.with(&format!("child[{index}]"), &kind, device.path.clone());
     }
     node
 }
 
-fn host_bridge(machine: &dyn Inspect) -> Node {
-    let root = machine::inspect::ROOT_BUS;
-    let on_root = || Some(bus_path(machine, root));
+fn host_bridge(parts: &Parts<'_>) -> Node {
+    let mch = device("mch", Some(parts.bus_path(ROOT_BUS)), false, false);
     device("q35-pcihost", None, false, false)
-        .child(
-            "mch",
-            device("mch", on_root(), false, false).with("addr", "str", 0),
-        )
-        .child(root, bus(machine, root))
+        .child("mch", mch.with("addr", "str", 0))
+        .child(ROOT_BUS, bus(parts, ROOT_BUS))
 }
 
-/// The index of the LPC bridge among what nobody asked for: it follows the vCPUs.
-pub(super) fn lpc_path(machine: &dyn Inspect) -> String {
-    cpus::path(machine.cpu_threads().len())
-}
-
-fn unattached(machine: &dyn Inspect) -> Node {
-    let config = machine.config();
+fn unattached(parts: &Parts<'_>) -> Node {
+    let config = parts.config;
     let mut node = Node::new("container");
-    let count = machine.cpu_threads().len();
+    let count = parts.cpu_count;
     for index in 0..count {
         node = node.child(format!("device[{index}]"), cpu(config, index));
     }
     if config.machine.kind != MachineKind::Q35 {
         return node;
     }
-    let root = bus_path(machine, machine::inspect::ROOT_BUS);
-    let isa = format!("{}/isa.0", lpc_path(machine));
+    let root = parts.bus_path(ROOT_BUS);
+    let isa = format!("{}/isa.0", parts.lpc_path());
     let lpc = device("ICH9-LPC", Some(root), false, false)
         .with("addr", "str", 0x1f << 3)
         .with(
@@ -173,12 +163,12 @@ fn cpu(config: &VmConfig, index: usize) -> Node {
         .with("kvm", "bool", config.cpu.kvm)
 }
 
-fn user_device(machine: &dyn Inspect, view: &DeviceView) -> Node {
-    let config = machine.config();
+fn user_device(parts: &Parts<'_>, view: &DeviceView) -> Node {
+    let config = parts.config;
     let declared = config::device_types::find(view.config.driver);
     let on = match &view.place {
-        Some((bus, _)) => Some(bus_path(machine, bus)),
-        None => Some(format!("{}/isa.0", lpc_path(machine))),
+        Some((bus, _)) => Some(parts.bus_path(bus)),
+        None => Some(format!("{}/isa.0", parts.lpc_path())),
     };
     let hotpluggable = declared.is_some_and(|d| d.hotpluggable);
     let mut node = device(view.config.driver, on, view.hotplugged, hotpluggable);
@@ -208,9 +198,7 @@ fn user_device(machine: &dyn Inspect, view: &DeviceView) -> Node {
             .child("virtio-bus", Node::new("virtio-pci-bus"));
     }
     if matches!(view.config.kind, DeviceKind::RootPort(_)) {
-        let below = super::bus_below(view);
-        let shown = bus(machine, &view.key);
-        node = node.child(below, shown);
+        node = node.child(bus_below(view), bus(parts, &view.key));
     }
     node
 }
