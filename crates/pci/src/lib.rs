@@ -19,6 +19,8 @@ mod device;
 mod express;
 mod firmware;
 mod firmware_plan;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
 mod host_bridge;
 mod hotplug;
 #[cfg(test)]
@@ -35,7 +37,8 @@ mod slot_error;
 mod slot_event;
 mod slot_registers;
 mod snapshot;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
 mod testing;
 mod topology;
 
@@ -49,6 +52,8 @@ pub use config_space::{CONFIG_SPACE_BYTES, ConfigMismatch, ConfigSpace};
 pub use device::{BAR_COUNT, BarKind, BarRegion, Decode, PciDevice, ROM_BAR, StateError};
 pub use express::{ExpressKind, add_express_capability, flr_requested};
 pub use firmware::{Assignment, FirmwareWindows, assign};
+#[cfg(any(test, feature = "fuzz"))]
+pub use fuzz::fuzz_bus;
 pub use host_bridge::HostBridge;
 pub use hotplug::{Hotplug, Withdrawal};
 pub use intx::{IntxWiring, pirq, swizzle};
