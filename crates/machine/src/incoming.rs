@@ -62,6 +62,7 @@ impl Target for MachineTarget {
 
     fn prepare(&mut self, source: &Configuration) -> Result<(), Reason> {
         tracing::info!(source = source.program, "a guest is on its way");
+        self.control.post(Board::prepare_memory);
         Ok(())
     }
 
@@ -159,6 +160,7 @@ impl Board {
 
     fn taken_over(&mut self) {
         self.config.incoming = None;
+        self.pairs.stop_populating();
         if self.run_state.is_running() {
             self.emit(MachineEvent::Resume);
         }
@@ -170,6 +172,7 @@ impl Board {
 
     fn incoming_failed(&mut self, why: &str) {
         tracing::error!(why, "the incoming migration failed");
+        self.pairs.stop_populating();
         let now = self.control.now();
         self.pairs.incoming_failed(now);
         if self.incoming.exit_on_error {

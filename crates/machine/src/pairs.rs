@@ -85,6 +85,8 @@ pub struct PairKeeper {
     primaries: BTreeMap<String, Primary>,
     steering: BTreeMap<String, SharedSteering>,
     container: Option<Arc<Container>>,
+    /// Set to break off the thread that populates memory.
+    populating: Option<Arc<AtomicBool>>,
     counters: BTreeMap<String, PairCounters>,
 }
 
@@ -100,6 +102,7 @@ impl PairKeeper {
             primaries: BTreeMap::new(),
             steering: BTreeMap::new(),
             container: None,
+            populating: None,
             counters: BTreeMap::new(),
         }
     }
@@ -157,6 +160,13 @@ impl PairKeeper {
     pub(crate) fn incoming_failed(&mut self, now: Moment) {
         if let Err(error) = self.pairs.incoming_failed(now) {
             tracing::debug!(%error, "failover");
+        }
+    }
+
+    /// The guest is here, or does not come: what is not populated by now is when it is mapped.
+    pub(crate) fn stop_populating(&mut self) {
+        if let Some(stop) = self.populating.take() {
+            stop.store(true, Ordering::Relaxed);
         }
     }
 
@@ -225,6 +235,40 @@ impl Board {
             function: device,
             body: Body::Vfio,
         })
+    }
+
+    /// A guest is on its way that will want its passed-through primary back: has the host provide the memory now,
+    /// while the stream comes in, which is most of what opening the primary takes.
+    pub(crate) fn prepare_memory(&mut self) {
+        let waited_for = self
+            .pairs
+            .primaries
+            .values()
+            .any(|primary| matches!(primary.config.kind, DeviceKind::VfioPci(_)));
+        if !waited_for || self.pairs.populating.is_some() {
+            return;
+        }
+        let container = self.container();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || {
+            // Only what the receiver and other guests leave over.
+            if let Err(error) = rustix::process::setpriority_process(None, 19) {
+                tracing::debug!(%error, "the priority cannot be lowered");
+            }
+            let result = container.populate(&mut |_| {
+                if stopped.load(Ordering::Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            tracing::debug!(?result, "memory populated for the primaries");
+        };
+        match thread::Builder::new().name("populate".into()).spawn(work) {
+            Ok(_) => self.pairs.populating = Some(stop),
+            Err(error) => tracing::debug!(%error, "memory is populated when it is mapped"),
+        }
     }
 
     /// What is known of a primary before it is opened; refused here if it cannot be had.

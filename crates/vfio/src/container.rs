@@ -236,7 +236,8 @@ impl Container {
     /// target, while the stream comes in, this takes most of the time out of [`VfioPci::open`](crate::VfioPci::open).
     /// The memory's content stays as it is, whoever writes to it meanwhile.
     ///
-    /// Slow; belongs on a helper thread of low priority. `hook` is asked between the steps whether to go on.
+    /// Slow; belongs on a helper thread of low priority. `hook` is asked between the steps whether to go on. From here
+    /// on no page is given back to the host, until the last function of the container is gone.
     ///
     /// # Errors
     /// [`VfioError::Cancelled`] if the hook said so, [`VfioError::Map`] where the host has no memory left.
@@ -244,6 +245,7 @@ impl Container {
         &self,
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<(), VfioError> {
+        self.ram.set_discard_allowed(false);
         dma::populate(self.ram.guest(), hook)
     }
 
