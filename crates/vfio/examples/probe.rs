@@ -278,13 +278,6 @@ fn examine(
     bench: &Bench,
     options: &Options,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let begun = Instant::now();
-    device.prepare_replug()?;
-    println!(
-        "  reset ({}): {} ms",
-        device.can_reset(),
-        begun.elapsed().as_millis()
-    );
     println!(
         "  vendor and device {:08x}, class {:06x}",
         read_u32(device, 0),
@@ -342,6 +335,13 @@ fn examine(
     }
     device.detached();
     println!("  taken out of the slot: {:?}", device.interrupt_mode());
+    let begun = Instant::now();
+    device.prepare_replug()?;
+    println!(
+        "  made ready to come back in {} ms (function reset: {})",
+        begun.elapsed().as_millis(),
+        device.can_reset()
+    );
     Ok(())
 }
 

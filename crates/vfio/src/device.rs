@@ -87,6 +87,8 @@ struct State {
     /// Where the guest sees the regions.
     placed: [Option<u64>; 6],
     mapped: [Vec<Box<dyn BarMapping>>; 6],
+    /// The guest wrote to the hardware since it was last reset.
+    touched: bool,
 }
 
 /// The ranges of the BARs that are ours: BAR and offsets.
@@ -228,6 +230,8 @@ impl VfioPci {
                 config: space,
                 placed: [None; 6],
                 mapped: Default::default(),
+                // The kernel reset it when it was opened.
+                touched: false,
             }),
             label,
             watch,
@@ -313,15 +317,17 @@ impl VfioPci {
         self.function.config_read(regs::COMMAND, &mut [0, 0]);
     }
 
+    /// A reset takes some 100 ms, so it is left out where it would change nothing: a function that is put into its slot
+    /// is reset by the bus, and was just opened or prepared.
     fn function_reset(&self, state: &mut State) -> io::Result<()> {
         self.quiesce(state);
-        let begun = Instant::now();
-        let result = if self.can_reset() {
-            self.function.hardware().reset()
-        } else {
-            Ok(())
-        };
-        tracing::debug!(device = %self.label, ms = begun.elapsed().as_millis(), ok = result.is_ok(), "function reset");
+        let mut result = Ok(());
+        if state.touched && self.can_reset() {
+            let begun = Instant::now();
+            result = self.function.hardware().reset();
+            state.touched = result.is_err();
+            tracing::debug!(device = %self.label, ms = begun.elapsed().as_millis(), ok = result.is_ok(), "function reset");
+        }
         self.rewire(state);
         result
     }
@@ -452,6 +458,7 @@ impl PciDevice for VfioPci {
         if before & !state.config.command() & regs::COMMAND_MEMORY != 0 {
             state.conceal();
         }
+        state.touched |= !writes.is_empty();
         for (offset, data) in writes {
             self.function.config_write(offset, &data);
         }

@@ -299,6 +299,23 @@ fn a_detached_function_is_silent_and_comes_back_as_new() {
 }
 
 #[test]
+fn a_function_nobody_wrote_to_is_not_reset_again() {
+    let rig = Rig::new();
+    rig.device.reset();
+    // Sizing a BAR and setting up MSI-X reach no hardware register.
+    rig.device.config_write(0x10, &[0xff; 4]);
+    rig.device.reset();
+    assert!(!rig.hardware.asked().contains(&Asked::Reset));
+    assert_eq!(rig.device.decode().bars[0].unwrap().base, 0);
+    rig.device.config_write(4, &[2, 0]);
+    rig.device.reset();
+    rig.device.reset();
+    let resets = rig.hardware.asked();
+    let resets = resets.iter().filter(|asked| **asked == Asked::Reset);
+    assert_eq!(resets.count(), 1);
+}
+
+#[test]
 fn a_guests_function_level_reset_is_a_reset_of_ours() {
     let rig = Rig::new();
     rig.device.config_write(4, &[6, 0]);
