@@ -63,6 +63,7 @@ pub struct Board {
     pub(crate) run_state: RunState,
     /// What the guest asked for in the moment a migration stopped it; carried out where it runs next.
     pub(crate) pending_power: Option<PowerRequest>,
+    pub(crate) filter_news: crate::inspect::FilterNews,
     pub(crate) exit: Option<u8>,
 }
 

@@ -316,6 +316,7 @@ pub fn build(
         tables: Vec::new(),
         run_state: RunState::Prelaunch,
         pending_power: None,
+        filter_news: crate::inspect::FilterNews::default(),
         exit: None,
         config,
     };

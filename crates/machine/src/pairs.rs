@@ -866,7 +866,7 @@ impl Board {
             }
             virtio::NetEvent::Reset if standby => self.feed(id, &Event::StandbyReset),
             virtio::NetEvent::FeaturesNegotiated { .. } | virtio::NetEvent::Reset => {}
-            virtio::NetEvent::RxFilterChanged => {}
+            virtio::NetEvent::RxFilterChanged => self.rx_filter_changed(id),
             virtio::NetEvent::AnnounceAcked => {
                 tracing::debug!(nic = id, "the guest has announced itself")
             }

@@ -5,6 +5,7 @@ use crate::RunState;
 use crate::address_map::ACPI_TABLES;
 use crate::board::Board;
 use crate::devices::{Body, Device, device_path};
+use crate::event::MachineEvent;
 use config::vm::VmConfig;
 use failover::{Consent, HiddenWhy, Pair, ParkedWhy, PlugStage, Reason, State, UnplugWhy};
 use migration::{Capabilities, Info, Parameters};
@@ -58,6 +59,18 @@ impl Board {
                 mac: None,
             })
             .collect()
+    }
+
+    /// The guest changed what its NIC receives.
+    pub(crate) fn rx_filter_changed(&mut self, key: &str) {
+        let Some(device) = self.devices.get(key) else {
+            return;
+        };
+        if self.filter_news.changed(key) {
+            let id = device.config.id.clone();
+            let path = format!("{}/virtio-backend", device.path());
+            self.emit(MachineEvent::RxFilterChanged { id, path });
+        }
     }
 
     fn pair_view(&self, pair: &Pair) -> PairView {
@@ -188,6 +201,10 @@ impl Inspect for Board {
             })
         };
         self.devices.iter().filter_map(view).collect()
+    }
+
+    fn filter_looked_at(&self, key: &str) {
+        self.filter_news.looked_at(key);
     }
 
     fn spare_netdevs(&self) -> Vec<NetdevView> {

@@ -5,11 +5,13 @@
 
 mod board;
 mod counters;
+mod filters;
 mod orders;
 
 pub use counters::PairCounters;
 pub(crate) use counters::device_of;
 pub use failover::{Path, Phase};
+pub(crate) use filters::FilterNews;
 pub use hypervisor::CpuModel;
 pub use orders::{AnnounceOrder, check_new_object};
 pub use pci::{
@@ -134,6 +136,10 @@ pub trait Inspect {
     fn devices(&self) -> Vec<DeviceView>;
     /// The virtio NICs among them.
     fn nics(&self) -> Vec<NicView>;
+    /// A client has looked at the filter of this NIC: its next change is to be told.
+    fn filter_looked_at(&self, key: &str) {
+        let _ = key;
+    }
     /// Netdevs without a NIC.
     fn spare_netdevs(&self) -> Vec<NetdevView>;
     /// The pairs, in the order of their standbys.

@@ -11,7 +11,11 @@ pub(super) fn rx_filters(
 ) -> Result<Vec<RxFilterInfo>, QmpError> {
     let nics = machine.nics();
     let wanted = |nic: &&NicView| name.is_none_or(|name| nic.key == name);
-    let found: Vec<_> = nics.iter().filter(wanted).map(rx_filter).collect();
+    let look = |nic: &NicView| {
+        machine.filter_looked_at(&nic.key);
+        rx_filter(nic)
+    };
+    let found: Vec<_> = nics.iter().filter(wanted).map(look).collect();
     match name {
         Some(name) if found.is_empty() => Err(QmpError::generic(format!(
             "invalid net client name: {name}"
@@ -56,7 +60,11 @@ fn tap(netdev: &NetdevView, index: u16) -> NetworkClientInfo {
         name: netdev.id.clone(),
         index: index.into(),
         kind: NetworkClientKind::Tap,
-        info: netdev.description.clone(),
+        // The kind has a member of its own.
+        info: match netdev.description.strip_prefix("type=tap,") {
+            Some(rest) => rest.to_owned(),
+            None => netdev.description.clone(),
+        },
         link_down: false,
         peer: None,
     }

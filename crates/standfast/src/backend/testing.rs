@@ -179,7 +179,7 @@ impl Inspect for Fixture {
             },
             netdev: Some(NetdevView {
                 id: "hn0".into(),
-                description: "ifname=tap0".into(),
+                description: "type=tap,ifname=tap0".into(),
             }),
             steering: Some("bridge br0".into()),
         }]
