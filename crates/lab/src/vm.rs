@@ -298,7 +298,12 @@ impl Vm {
     pub fn state(&mut self) -> Result<Reply> {
         let state = self.agent.state();
         if state.is_err() {
-            self.check_alive()?;
+            // The sockets of a process that ends are closed before it can be waited for.
+            let deadline = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < deadline {
+                self.check_alive()?;
+                thread::sleep(Duration::from_millis(10));
+            }
         }
         state.with_context(|| self.config.name.clone())
     }
