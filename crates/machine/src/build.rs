@@ -228,7 +228,20 @@ pub fn build(
     let config_ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
 
     let mut chardevs = Vec::with_capacity(config.chardevs.len());
-    let monitored: Vec<&str> = config.monitors.iter().map(|m| m.chardev.as_str()).collect();
+    let serial_ports = config
+        .serial_ports()
+        .map_err(|e| MachineError::refused(e.to_string()))?;
+    // A terminal shared by both is the serial port's.
+    let shared = |id: &str| {
+        config.chardevs.iter().any(|c| c.mux && c.id == id)
+            && serial_ports.iter().any(|p| p.chardev == id)
+    };
+    let monitored: Vec<&str> = config
+        .monitors
+        .iter()
+        .map(|m| m.chardev.as_str())
+        .filter(|id| !shared(id))
+        .collect();
     for chardev in config
         .chardevs
         .iter()
@@ -236,12 +249,9 @@ pub fn build(
     {
         chardevs.push(Chardev::open(chardev)?);
     }
-    let ports = config
-        .serial_ports()
-        .map_err(|e| MachineError::refused(e.to_string()))?;
     let mut io: Vec<(Range<u16>, Arc<dyn PortDevice>)> = Vec::new();
     let mut serials = Vec::new();
-    for port in &ports {
+    for port in &serial_ports {
         let chardev = chardevs
             .iter()
             .find(|c| c.id() == port.chardev)
@@ -289,7 +299,7 @@ pub fn build(
     };
 
     let incoming = config.incoming.is_some();
-    let serial_resources: Vec<(u16, u8)> = ports.iter().map(|p| (p.iobase, p.irq)).collect();
+    let serial_resources: Vec<(u16, u8)> = serial_ports.iter().map(|p| (p.iobase, p.irq)).collect();
     let mut board = Board {
         control: control.clone(),
         listener,

@@ -893,6 +893,9 @@ impl Board {
     /// A migration begins: asks for every primary. Whether there is anything to wait for.
     pub(crate) fn begin_unplug(&mut self) -> Result<(), Illegal> {
         let now = self.now();
+        let mut timing = self.pairs.pairs.timing();
+        timing.unplug_timeout_ms = self.outgoing.parameters.get().failover_unplug_timeout_ms;
+        self.pairs.pairs.set_timing(timing);
         let actions = self.pairs.pairs.begin_migration(now)?;
         self.perform(actions);
         Ok(())

@@ -62,7 +62,7 @@ fn a_tap_that_does_not_exist_is_one_clear_error_and_leaves_nothing() {
         assert!(matches!(error, TapError::Missing { .. }));
         assert_eq!(
             error.to_string(),
-            "-netdev tap: ifname=vmtap7: no such interface; create it with \
+            "ifname=vmtap7: no such interface; create it with \
              'ip tuntap add dev vmtap7 mode tap multi_queue', connect it and set it up"
         );
         assert_eq!(links(), before);

@@ -32,10 +32,19 @@ pub fn endpoint(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
 /// As [`endpoint`], or a monitor names a character device that does not exist.
 pub fn open_monitors(config: &VmConfig) -> anyhow::Result<Vec<(&MonitorConfig, OpenEndpoint)>> {
     let mut endpoints = Vec::with_capacity(config.monitors.len());
+    let serials: Vec<&str> = config.serials.iter().map(|s| s.chardev.as_str()).collect();
     for wanted in &config.monitors {
         let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
         let chardev =
             chardev.with_context(|| format!("chardev \"{}\" not found", wanted.chardev))?;
+        if chardev.mux && serials.contains(&chardev.id.as_str()) {
+            tracing::warn!(
+                chardev = chardev.id,
+                "a monitor cannot share its terminal with a serial port yet: the terminal is the serial port's; \
+                 give the monitor a place of its own with -monitor"
+            );
+            continue;
+        }
         endpoints.push((wanted, endpoint(chardev)?));
     }
     Ok(endpoints)

@@ -11,14 +11,14 @@ use thiserror::Error;
 pub enum TapError {
     /// `/dev/net/tun` cannot be opened.
     #[error(
-        "-netdev tap: cannot open /dev/net/tun: {0}; load the driver with 'modprobe tun' and check the device's permissions"
+        "cannot open /dev/net/tun: {0}; load the driver with 'modprobe tun' and check the device's permissions"
     )]
     NoDriver(#[source] io::Error),
     /// The name is no interface name.
-    #[error("-netdev tap: ifname={0}: not an interface name (1 to 15 characters, no '/')")]
+    #[error("ifname={0}: not an interface name (1 to 15 characters, no '/')")]
     BadName(String),
     /// There is no such interface, and no script that would connect a new one to anything.
-    #[error("-netdev tap: ifname={name}: no such interface; create it with 'ip tuntap add dev {name} mode tap{}', connect it and set it up", if *.queues > 1 { " multi_queue" } else { "" })]
+    #[error("ifname={name}: no such interface; create it with 'ip tuntap add dev {name} mode tap{}', connect it and set it up", if *.queues > 1 { " multi_queue" } else { "" })]
     Missing {
         /// The name given.
         name: String,
@@ -26,15 +26,15 @@ pub enum TapError {
         queues: u16,
     },
     /// Another process uses the tap.
-    #[error("-netdev tap: ifname={0}: in use by another process, or no queue is left")]
+    #[error("ifname={0}: in use by another process, or no queue is left")]
     Busy(String),
     /// No right to attach.
     #[error(
-        "-netdev tap: ifname={0}: not permitted; run with CAP_NET_ADMIN, or give the tap to this user with 'ip tuntap add dev {0} mode tap user UID'"
+        "ifname={0}: not permitted; run with CAP_NET_ADMIN, or give the tap to this user with 'ip tuntap add dev {0} mode tap user UID'"
     )]
     Denied(String),
     /// The interface exists and is not such a tap.
-    #[error("-netdev tap: ifname={name}: no tap with these properties ({wanted}); delete it and create it with 'ip tuntap add dev {name} mode tap{}'", if *.queues > 1 { " multi_queue" } else { "" })]
+    #[error("ifname={name}: no tap with these properties ({wanted}); delete it and create it with 'ip tuntap add dev {name} mode tap{}'", if *.queues > 1 { " multi_queue" } else { "" })]
     Mismatch {
         /// The name given.
         name: String,
@@ -44,10 +44,10 @@ pub enum TapError {
         queues: u16,
     },
     /// The host's driver lacks what was asked for.
-    #[error("-netdev tap: the host's tun driver has no {0}")]
+    #[error("the host's tun driver has no {0}")]
     Unsupported(&'static str),
     /// A file descriptor that was handed in is no tap.
-    #[error("-netdev tap: fd={fd}: not an attached tap: {error}")]
+    #[error("fd={fd}: not an attached tap: {error}")]
     NotATap {
         /// The descriptor's number.
         fd: i32,
@@ -56,18 +56,16 @@ pub enum TapError {
         error: io::Error,
     },
     /// Descriptors of different taps.
-    #[error("-netdev tap: fds= are queues of different taps ('{0}' and '{1}')")]
+    #[error("fds= are queues of different taps ('{0}' and '{1}')")]
     MixedFds(String, String),
     /// Descriptors of which some have the virtio-net header and some not.
-    #[error("-netdev tap: fds= of '{0}' disagree about vnet_hdr")]
+    #[error("fds= of '{0}' disagree about vnet_hdr")]
     MixedHeaders(String),
     /// A number of queues that makes no sense.
-    #[error("-netdev tap: queues={0}: must be 1 to 256")]
+    #[error("queues={0}: must be 1 to 256")]
     BadQueues(usize),
     /// A script could not be run, or said no.
-    #[error(
-        "-netdev tap: script {path} for '{name}' failed: {why}; use script=no if the tap is set up already"
-    )]
+    #[error("script {path} for '{name}' failed: {why}; use script=no if the tap is set up already")]
     Script {
         /// The script.
         path: PathBuf,
@@ -77,7 +75,7 @@ pub enum TapError {
         why: String,
     },
     /// Anything else the kernel said.
-    #[error("-netdev tap: '{name}': cannot {what}: {error}")]
+    #[error("'{name}': cannot {what}: {error}")]
     System {
         /// The tap's name.
         name: String,
