@@ -65,6 +65,7 @@ impl CpuModel {
                 _ => {}
             }
         }
+        name_processor(&mut entries);
         Ok(Self { entries, topology })
     }
 
@@ -128,6 +129,26 @@ impl CpuModel {
     }
 }
 
+/// Gives the guest the name of this host's processor, which KVM leaves blank (leaves 0x8000_0002 to 0x8000_0004).
+fn name_processor(entries: &mut Vec<kvm_cpuid_entry2>) {
+    const NAME: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+    if std::arch::x86_64::__cpuid(0x8000_0000).eax < *NAME.end() {
+        return;
+    }
+    entries.retain(|entry| !NAME.contains(&entry.function));
+    entries.extend(NAME.map(|function| {
+        let leaf = std::arch::x86_64::__cpuid(function);
+        kvm_cpuid_entry2 {
+            function,
+            eax: leaf.eax,
+            ebx: leaf.ebx,
+            ecx: leaf.ecx,
+            edx: leaf.edx,
+            ..Default::default()
+        }
+    }));
+}
+
 fn topology_leaf(index: u32, shift: u32, count: u32, kind: u32, apic_id: u32) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: 0xb,
@@ -163,6 +184,19 @@ mod tests {
             [(1, 2), (3, 8), (0, 0)]
         );
         assert!(leaves.iter().all(|e| e.edx == 5));
+    }
+
+    #[test]
+    fn the_processor_is_named_once() {
+        let blank = kvm_cpuid_entry2 {
+            function: 0x8000_0003,
+            ..Default::default()
+        };
+        let mut entries = vec![blank];
+        name_processor(&mut entries);
+        let functions: Vec<_> = entries.iter().map(|entry| entry.function).collect();
+        assert_eq!(functions, [0x8000_0002, 0x8000_0003, 0x8000_0004]);
+        assert!(entries.iter().any(|entry| entry.eax != 0));
     }
 
     #[test]
