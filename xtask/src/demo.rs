@@ -98,7 +98,12 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();
     let (mut errors, mut disturbed) = (Vec::new(), Vec::new());
     for number in 1..=options.runs {
-        for (name, done) in &mut runs {
+        // Every other time the peer is first, so that neither always meets the warmer lab.
+        let mut order: Vec<_> = runs.iter_mut().collect();
+        if number % 2 == 0 {
+            order.reverse();
+        }
+        for (name, done) in order {
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
             let contention = stage.emulator().and_then(Contention::begin);

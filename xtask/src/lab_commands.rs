@@ -25,6 +25,9 @@ pub(crate) struct LabPlace {
     /// The lab host's processors.
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// The lab host's niceness: with less than 0 other programs disturb its figures less.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    nice: i32,
     /// Use this program as standfast instead of building it.
     #[arg(long, value_name = "PROGRAM")]
     standfast: Option<PathBuf>,
@@ -89,6 +92,7 @@ impl LabPlace {
         let options = Options {
             memory_mib: self.memory,
             cpus: self.cpus,
+            nice: self.nice,
             die_with_parent: !keep,
             launcher: std::env::current_exe().context("where am I?")?,
         };

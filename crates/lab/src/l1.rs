@@ -26,6 +26,8 @@ pub struct Options {
     pub memory_mib: u32,
     /// L1's processors.
     pub cpus: u32,
+    /// L1's niceness on this machine.
+    pub nice: i32,
     /// Whether L1 ends when the process that started it ends.
     pub die_with_parent: bool,
     /// The program to start L1 through: one that has the `exec` subcommand of [`crate::launch`].
@@ -213,7 +215,7 @@ fn spawn(state: &StateDir, kernel: &Path, image: &Path, options: &Options) -> Re
         .truncate(true)
         .open(state.l1_vmm_log())?;
     let mut command = Command::new(&options.launcher);
-    command.args(["exec", "--session"]);
+    command.args(["exec", "--session", &format!("--nice={}", options.nice)]);
     if options.die_with_parent {
         command.arg("--die-with-parent");
     }

@@ -30,6 +30,9 @@ pub struct Launch {
     /// Lead a new session.
     #[arg(long)]
     pub session: bool,
+    /// Add this to the niceness; less than nothing takes precedence over other programs.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub nice: i32,
     /// Lead a new session on this terminal.
     #[arg(long)]
     pub tty: Option<PathBuf>,
@@ -59,6 +62,9 @@ impl Launch {
             rustix::stdio::dup2_stdin(&tty)?;
             rustix::stdio::dup2_stdout(&tty)?;
             rustix::stdio::dup2_stderr(&tty)?;
+        }
+        if self.nice != 0 {
+            rustix::process::nice(self.nice).context("exec: nice")?;
         }
         if let Some(name) = &self.netns {
             join_netns(name)?;

@@ -1,6 +1,7 @@
 //! The lab's one program inside its machines: init of the lab host, agent of the lab host, init of
 //! the guest, launcher, and the runner of scenarios. Static, so that it runs in all of them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use lab::progress::say;
 use lab::scenario::{self, Bench};
 use lab::site::{PrimaryKind, Site};
 use lab::vm::Vmm;
+use rustix::fs::{FlockOperation, flock};
 
 #[derive(Parser)]
 #[command(about = "The lab's program inside its machines")]
@@ -89,6 +91,10 @@ impl Place {
         if !program.is_file() {
             bail!("there is no {}", program.display());
         }
+        let lock = File::create("/run/lab-site.lock").context("cannot create the site's lock")?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!("another scenario, demo or guest is running in this lab host");
+        }
         let (site, native) = match lab::native::site(&self.native)? {
             Some((site, guard)) => (site, Some(guard)),
             None => (Site::ensure(&lab.join("site.json"))?, None),
@@ -98,6 +104,7 @@ impl Place {
             None => lab.join("vm"),
         };
         Ok(Bench {
+            lock,
             site,
             vmm: Vmm {
                 name: name.to_owned(),

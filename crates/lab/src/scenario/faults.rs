@@ -119,3 +119,34 @@ pub fn target_killed(bench: &Bench) -> Result<()> {
     under_way.target.kill();
     back_in_order(bench, &mut under_way, "MIGRATION:failed")
 }
+
+/// The target has another device layout: it refuses the guest, which stays where it was.
+pub fn target_refuses(bench: &Bench) -> Result<()> {
+    let mut source = bench.boot_with_primary(bench.config("source", 0)?)?;
+    let mut config = bench.config("target", 1)?;
+    for pair in &mut config.pairs {
+        pair.failover = false;
+        pair.primary = None;
+    }
+    config.incoming = Some(bench.uri(1)?);
+    let target = bench.start(config)?;
+    migrate::announce_states(&source, Some(&target))?;
+    let booted = source.state()?.boot;
+    let from = source.qmp.events().len();
+    source
+        .qmp
+        .execute("migrate", json!({"uri": bench.uri(1)?}))?;
+    let mut under_way = UnderWay {
+        source,
+        target,
+        from,
+        booted,
+    };
+    back_in_order(bench, &mut under_way, "MIGRATION:failed")?;
+    let events = under_way.target.qmp.events();
+    ensure!(
+        !events.iter().any(|event| event.name == "RESUME"),
+        "the target resumed a guest it cannot run"
+    );
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! Scenarios: what is done with guests, and what has to be true then.
 
+pub mod bad_input;
 pub mod boot;
 pub mod demo;
 pub mod faults;
@@ -47,6 +48,8 @@ pub struct Bench {
     pub primary: PrimaryKind,
     /// What undoes the use of this machine itself, where that is the site.
     pub native: Option<crate::native::Guard>,
+    /// Held as long as the site is in use.
+    pub lock: fs::File,
 }
 
 impl Drop for Bench {
@@ -303,6 +306,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: faults::target_killed,
     },
     Scenario {
+        name: "target-refuses",
+        about: "a target with another device layout refuses the guest",
+        primary: PrimaryKind::Vf,
+        run: faults::target_refuses,
+    },
+    Scenario {
         name: "two-pairs",
         about: "a guest with two pairs moves",
         primary: PrimaryKind::Vf,
@@ -313,6 +322,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a guest that does not accept STANDBY moves without a primary",
         primary: PrimaryKind::Vf,
         run: pairs::no_standby,
+    },
+    Scenario {
+        name: "bad-input",
+        about: "wrong options, a busy NIC, a foreign stream: one error each, and nothing left behind",
+        primary: PrimaryKind::Vf,
+        run: bad_input::bad_input,
     },
 ];
 
