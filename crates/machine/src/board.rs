@@ -1,7 +1,7 @@
 //! The board in the hands of the control thread: its life from power-on to power-off.
 //!
-//! What it is made of is in [`crate::build`]; devices that come and go in [`crate::devices`], failover pairs in
-//! [`crate::pairs`], migration in [`crate::outgoing`] and [`crate::incoming`].
+//! What it is made of is in `build.rs`; devices that come and go in `devices.rs`, failover pairs in `pairs.rs`,
+//! migration in `outgoing.rs` and `incoming.rs`.
 
 use crate::MachineError;
 use crate::address_map::AddressMap;

@@ -104,7 +104,7 @@ impl RunState {
     /// Goes to another state; to the same one is always legal.
     ///
     /// # Errors
-    /// The transition is not in [`TRANSITIONS`]; the state is unchanged.
+    /// The transition is not in the table; the state is unchanged.
     pub fn go(&mut self, to: Self) -> Result<(), IllegalTransition> {
         if *self != to && !TRANSITIONS.contains(&(*self, to)) {
             return Err(IllegalTransition { from: *self, to });

@@ -38,7 +38,8 @@ mod slot_event;
 mod slot_registers;
 mod snapshot;
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
+#[allow(clippy::unwrap_used)]
+#[cfg_attr(not(test), allow(dead_code))]
 mod testing;
 mod topology;
 

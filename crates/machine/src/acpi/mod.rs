@@ -1,7 +1,7 @@
 //! The ACPI tables of the board (ACPI 6.5).
 //!
 //! RSDP → XSDT → FADT (→ FACS, DSDT), MADT, MCFG; all of them in one blob that is placed at
-//! [`ACPI_TABLES`](crate::address_map::ACPI_TABLES) before the guest starts.
+//! [`ACPI_TABLES`] before the guest starts.
 
 mod dsdt;
 mod fadt;

@@ -1,6 +1,6 @@
 //! HMP: the same commands for a person, on a line.
 //!
-//! A line becomes an [`Action`](table::Action): a text, or a typed command with a way to print its response. Nothing is done here that
+//! A line becomes an [`Action`]: a text, or a typed command with a way to print its response. Nothing is done here that
 //! QMP cannot do.
 
 mod arguments;
