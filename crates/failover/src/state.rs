@@ -212,7 +212,7 @@ impl State {
         }
     }
 
-    /// When [`crate::Event::Tick`] has something to do, if nothing else happens before.
+    /// When [`crate::Pairs::tick`] has something to do, if nothing else happens before.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self {
             State::Plugging(PlugStage::Opening { deadline, .. })

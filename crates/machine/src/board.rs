@@ -112,6 +112,8 @@ impl Board {
             self.run_state.go(RunState::InMigrate)?;
             return Ok(());
         }
+        // The primary's DMA will want all of it before long; until then a page that is there costs the guest less.
+        self.prepare_memory();
         self.load_kernel()?;
         if !self.config.start_paused {
             self.cont()?;
