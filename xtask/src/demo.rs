@@ -107,7 +107,12 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
             let contention = stage.emulator().and_then(Contention::begin);
-            match one(options, &mut stage, &state, name, throughput) {
+            let result = one(options, &mut stage, &state, name, throughput);
+            // The next run writes its logs to the same place.
+            let logs = state.out().join(name);
+            let _ = fs::remove_dir_all(logs.join(format!("demo-{number}")));
+            let _ = fs::rename(logs.join("demo"), logs.join(format!("demo-{number}")));
+            match result {
                 Ok(run) => {
                     done.push(run);
                     if let Some(share) = contention.and_then(|load| load.others())
@@ -231,10 +236,7 @@ fn one(
         }
     };
     if code != 0 {
-        bail!(
-            "see above (logs: {})",
-            state.out().join(name).join("demo").display()
-        );
+        bail!("see above (logs: {})", state.out().join(name).display());
     }
     let text = String::from_utf8_lossy(&output);
     let line = text
