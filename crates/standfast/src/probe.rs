@@ -29,11 +29,13 @@ pub fn run(config: VmConfig, startup: Startup, goodbye: Duration) -> anyhow::Res
         end.clone(),
     ));
     let mut monitors = Monitors::new(identity(), backend.clone(), events.clone())?;
-    for (wanted, endpoint) in open_monitors(&config)? {
+    let endpoints = open_monitors(&config)?;
+    // Before anybody can ask: the first answer is as definite as the last.
+    backend.start();
+    for (wanted, endpoint) in endpoints {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
     end_on_signals(end)?;
-    backend.start();
     startup.ready().context("-daemonize")?;
     let cause = ended.recv().unwrap_or(ShutdownCause::None);
     events.emit(Event::Shutdown {
