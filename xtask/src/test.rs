@@ -2,6 +2,10 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -221,6 +225,54 @@ fn closing_line(line: &str) -> Option<Tally> {
     })
 }
 
+/// No scenario is silent for so long; a lab host that is has stopped working.
+const SILENCE: Duration = Duration::from_secs(420);
+
+/// Ends a lab host that says nothing any more, so that whoever listens to it need not wait for ever.
+struct Watchdog {
+    heard: Arc<Mutex<Instant>>,
+    /// Dropped, it ends the thread.
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    fn new(l1: Option<L1>, patience: Duration) -> Self {
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        let (alive, ended) = channel::<()>();
+        let last = Arc::clone(&heard);
+        thread::spawn(move || {
+            loop {
+                let since = last
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .elapsed();
+                let Some(left) = patience.checked_sub(since) else {
+                    break;
+                };
+                match ended.recv_timeout(left) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    _ => return,
+                }
+            }
+            say(format!(
+                "the lab host has said nothing for {} s: ending it",
+                patience.as_secs()
+            ));
+            if let Some(l1) = l1 {
+                l1.stop();
+            }
+        });
+        Self {
+            heard,
+            _alive: alive,
+        }
+    }
+
+    fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
 fn scenarios(options: &TestOptions, workspace: &Workspace) -> Result<Tally> {
     let state = options.place.state(workspace)?;
     if options.vmm == "standfast" {
@@ -240,20 +292,27 @@ fn scenarios(options: &TestOptions, workspace: &Workspace) -> Result<Tally> {
     .to_vec();
     argv.extend(options.only_lab.iter().flatten().cloned());
     let mut text = Vec::new();
-    channel.run(
+    let watchdog = Watchdog::new(L1::running(&state), SILENCE);
+    let ran = channel.run(
         &Open {
             argv,
             env: vec![path()],
             tty: None,
         },
         |bytes| {
+            watchdog.heard();
             text.extend_from_slice(bytes);
             io::stdout()
                 .write_all(bytes)
                 .and_then(|()| io::stdout().flush())
         },
-        |bytes| io::stderr().write_all(bytes),
-    )?;
+        |bytes| {
+            watchdog.heard();
+            io::stderr().write_all(bytes)
+        },
+    );
+    drop(watchdog);
+    ran?;
     if let (true, Some(owned)) = (options.keep, owned) {
         owned.keep();
     }

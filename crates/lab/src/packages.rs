@@ -22,6 +22,8 @@ const QEMU_MIN_MAJOR: u32 = 8;
 const INSTALLED: &[(&str, &str)] = &[
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("iproute2", "ip"),
+    // The client library of QMP, which a test drives the monitor with, comes from PyPI.
+    ("python3-pip", "pip3"),
     ("kmod", "depmod"),
     ("iperf3", "iperf3"),
     ("iputils-ping", "ping"),
