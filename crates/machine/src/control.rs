@@ -35,6 +35,17 @@ pub struct ControlLoop {
 #[error("the machine has ended")]
 pub struct Ended;
 
+/// Makes the calling thread yield to vCPUs and devices wherever processors are short: what it does beside a running
+/// guest may take longer, the guest may not. It cannot be taken back without privileges, and need not be: once the guest
+/// is stopped nobody is left to yield to.
+pub(crate) fn give_way() {
+    const NICE: i32 = 10;
+    // On Linux this is the niceness of the calling thread alone.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the priority cannot be lowered");
+    }
+}
+
 /// A handle and the loop behind it.
 pub fn control() -> (Control, ControlLoop) {
     let (sender, receiver) = channel();

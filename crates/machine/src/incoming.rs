@@ -61,6 +61,8 @@ impl Target for MachineTarget {
     }
 
     fn prepare(&mut self, source: &Configuration) -> Result<(), Reason> {
+        // Whoever else runs on this host has the right of way until the guest is here.
+        crate::control::give_way();
         tracing::info!(source = source.program, "a guest is on its way");
         self.control.post(Board::prepare_memory);
         Ok(())

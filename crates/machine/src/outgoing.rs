@@ -135,6 +135,8 @@ impl Source for MachineSource {
     }
 
     fn start_dirty_log(&mut self) -> Result<(), Reason> {
+        // From here on this thread has much to do, and the guest still runs.
+        crate::control::give_way();
         self.ram.forget_device_dirty();
         self.vm.set_dirty_log(true).map_err(Reason::new)
     }

@@ -606,6 +606,7 @@ impl Board {
         }
         let (control, name) = (self.control.clone(), id.to_owned());
         let work = move || {
+            crate::control::give_way();
             let result = match open {
                 // It was let go of: fresh hardware for a fresh driver.
                 Some(device) => device.prepare_replug().map(|()| device),
