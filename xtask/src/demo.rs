@@ -110,7 +110,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             let contention = stage.emulator().and_then(Contention::begin);
             let result = one(options, &mut stage, &state, name, throughput);
             // The next run writes its logs to the same place.
-            let logs = state.out().join(name);
+            let logs = state.out().join(&**name);
             let _ = fs::remove_dir_all(logs.join(format!("demo-{number}")));
             let _ = fs::rename(logs.join("demo"), logs.join(format!("demo-{number}")));
             match result {
