@@ -104,7 +104,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             order.reverse();
         }
         for (name, done) in order {
-            let name: &str = name;
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
             let contention = stage.emulator().and_then(Contention::begin);
