@@ -207,7 +207,7 @@ fn result_line(line: &str) -> Option<Tally> {
 }
 
 /// No scenario is silent for so long; a lab host that is has stopped working.
-const SILENCE: Duration = Duration::from_secs(420);
+const SILENCE: Duration = Duration::from_secs(240);
 
 /// Ends a lab host that says nothing any more, so that whoever listens to it need not wait for ever.
 struct Watchdog {
@@ -319,8 +319,11 @@ fn scenarios(
     }
     let (l1, fresh) = options.place.start(workspace, &state, options.keep)?;
     let owned = fresh.then(|| L1::running(&state).map(Owned::new)).flatten();
+    // Staging is no more sure to end than a scenario is.
+    let watchdog = Watchdog::new(L1::running(&state), SILENCE);
     let mut channel = l1.channel()?;
     stage(&mut channel, &state)?;
+    watchdog.heard();
     let mut argv: Vec<String> = [
         "/run/lab/stage/lab-agent",
         "scenarios",
@@ -330,7 +333,6 @@ fn scenarios(
     .map(str::to_owned)
     .to_vec();
     argv.extend(names.iter().cloned());
-    let watchdog = Watchdog::new(L1::running(&state), SILENCE);
     let ran = channel.run(
         &Open {
             argv,
