@@ -14,6 +14,13 @@ use rustix::fs::{FlockOperation, flock};
 use crate::state::{CHANNELS, StateDir};
 use crate::wire::{Frame, MAX_PAYLOAD_BYTES, Open, resync};
 
+/// How long the agent may take to answer a greeting.
+const GREETING: Duration = Duration::from_secs(30);
+/// How long it may take to accept a command.
+const ACCEPTANCE: Duration = Duration::from_secs(10);
+/// How often a command is handed over at most.
+const OPEN_ATTEMPTS: u32 = 5;
+
 /// A channel of our own, until it is dropped.
 pub struct Channel {
     stream: UnixStream,
@@ -110,17 +117,59 @@ impl Channel {
         mut output: impl FnMut(&[u8]) -> io::Result<()>,
         mut error: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<i32> {
-        Frame::Open(serde_json::to_vec(open)?).write(&mut self.stream)?;
-        if open.tty.is_none() {
-            Frame::Input(Vec::new()).write(&mut self.stream)?;
+        let request = serde_json::to_vec(open)?;
+        for _ in 0..OPEN_ATTEMPTS {
+            Frame::Open(request.clone()).write(&mut self.stream)?;
+            if open.tty.is_none() {
+                Frame::Input(Vec::new()).write(&mut self.stream)?;
+            }
+            if let Some(first) = self.accepted()? {
+                return self.follow(first, &mut output, &mut error);
+            }
+            // The port told the agent that its client was gone, when it had just come: the request went to nobody.
+            self.greet(GREETING)?;
         }
+        bail!("the lab host's agent takes no command")
+    }
+
+    /// The first frame of the agent's answer to a request, or nothing if it never got there.
+    fn accepted(&mut self) -> Result<Option<Frame>> {
+        self.stream.set_read_timeout(Some(ACCEPTANCE))?;
+        let first = loop {
+            match Frame::read(&mut self.stream) {
+                // A late answer to a greeting.
+                Ok(Frame::Hello(nonce)) if !nonce.is_empty() => {}
+                Ok(first) => break Some(first),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    break None;
+                }
+                Err(error) => return Err(error).context("the lab host hung up"),
+            }
+        };
+        self.stream.set_read_timeout(None)?;
+        Ok(first)
+    }
+
+    fn follow(
+        &mut self,
+        first: Frame,
+        output: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        error: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<i32> {
+        let mut frame = first;
         loop {
-            match Frame::read(&mut self.stream).context("the lab host hung up")? {
+            match frame {
                 Frame::Output(bytes) => output(&bytes)?,
                 Frame::Error(bytes) => error(&bytes)?,
                 Frame::Exit(code) => return Ok(code),
                 _ => {}
             }
+            frame = Frame::read(&mut self.stream).context("the lab host hung up")?;
         }
     }
 

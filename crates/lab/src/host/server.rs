@@ -91,7 +91,11 @@ fn serve(reader: File) {
             }
             Ok(Frame::Open(request)) if greeted => {
                 running = match Running::start(&request, &port) {
-                    Ok(started) => Some(started),
+                    Ok(started) => {
+                        // Whoever asked knows now that the request was not lost on the way.
+                        send(&port, &Frame::Hello(Vec::new()));
+                        Some(started)
+                    }
                     Err(error) => {
                         send(&port, &Frame::Error(format!("{error:#}\n").into_bytes()));
                         send(&port, &Frame::Exit(127));
