@@ -273,7 +273,7 @@ impl Board {
 
     /// What is known of a primary before it is opened; refused here if it cannot be had.
     fn primary_spec(
-        &self,
+        &mut self,
         config: &DeviceConfig,
         place: &Place,
     ) -> Result<PrimarySpec, MachineError> {
@@ -282,6 +282,12 @@ impl Board {
                 let host = HostDevice::find(&host_spec(vfio), Path::new("/sys"))
                     .and_then(|host| host.check_usable().map(|()| host))
                     .map_err(|e| MachineError::refused(e.to_string()))?;
+                // A target opens it once its guest has come; until then another may use it.
+                if self.config.incoming.is_none() {
+                    self.container()
+                        .check_free(&host)
+                        .map_err(|e| MachineError::refused(e.to_string()))?;
+                }
                 u16::try_from(host.class >> 8 & 0xffff).unwrap_or(0)
             }
             DeviceKind::VirtioNet(_) => failover::CLASS_ETHERNET,

@@ -68,6 +68,22 @@ impl Container {
         })
     }
 
+    /// Whether `host` could be opened now: its group is ours already, or nobody's. Opens nothing for longer than it takes
+    /// to ask.
+    ///
+    /// # Errors
+    /// [`VfioError::Busy`], or why the group cannot be opened.
+    pub fn check_free(&self, host: &HostDevice) -> Result<(), VfioError> {
+        let state = self.lock();
+        let Some(group) = host.group.filter(|group| !state.groups.contains_key(group)) else {
+            return Ok(());
+        };
+        let path = PathBuf::from(format!("/dev/vfio/{group}"));
+        GroupFile::open(&path)
+            .map(drop)
+            .map_err(|error| group_error(error, &path, &host.name, group))
+    }
+
     /// What its functions need of the hypervisor.
     pub(crate) fn platform(&self) -> &Arc<dyn Platform> {
         &self.platform
