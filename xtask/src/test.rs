@@ -207,7 +207,7 @@ fn result_line(line: &str) -> Option<Tally> {
 }
 
 /// No scenario is silent for so long; a lab host that is has stopped working.
-const SILENCE: Duration = Duration::from_secs(240);
+const SILENCE: Duration = Duration::from_secs(150);
 
 /// Ends a lab host that says nothing any more, so that whoever listens to it need not wait for ever.
 struct Watchdog {
