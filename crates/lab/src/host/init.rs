@@ -70,7 +70,6 @@ pub fn run() -> Result<()> {
             .unwrap_or_default()
             .trim()
     );
-    keep_awake();
     let agent = Path::new(LAB).join("lab-agent");
     let server = Command::new(agent)
         .arg("host-server")
@@ -89,26 +88,4 @@ pub fn run() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Has the real-time clock interrupt once a second for as long as the machine lives.
-///
-/// Under the emulator an idle processor of this host now and then loses the interrupt of its local timer, and with it
-/// all it would have done later; any interrupt from outside sets it going again.
-#[allow(unsafe_code)]
-fn keep_awake() {
-    // RTC_UIE_ON of linux/rtc.h: _IO('p', 0x03).
-    const UPDATE_INTERRUPT_ON: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(b'p', 0x03);
-    let Ok(clock) = fs::File::open("/dev/rtc0") else {
-        println!("no real-time clock to stay awake by");
-        return;
-    };
-    // SAFETY: the request takes no argument and touches no memory of ours.
-    let on =
-        unsafe { rustix::ioctl::ioctl(&clock, rustix::ioctl::NoArg::<UPDATE_INTERRUPT_ON>::new()) };
-    if let Err(error) = on {
-        println!("the real-time clock does not interrupt: {error}");
-    }
-    // Open until the machine ends: closing it switches the interrupt off.
-    std::mem::forget(clock);
 }
