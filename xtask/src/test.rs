@@ -255,7 +255,7 @@ impl Watchdog {
 }
 
 /// Lab hosts that may die before the scenarios are given up.
-const LAB_HOSTS: u32 = 3;
+const LAB_HOSTS: u32 = 5;
 
 /// Runs the scenarios asked for. A lab host that dies (the processor that emulates it has faults of its own, which strike
 /// with any VMM) is replaced, and the scenarios that had not come to their end go on in the next.

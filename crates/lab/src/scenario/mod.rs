@@ -331,6 +331,9 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// How often a scenario is run at most.
+const ATTEMPTS: u32 = 3;
+
 /// Runs scenarios one after the other; returns how many passed and which failed.
 ///
 /// Logs of each go to `logs/VMM/SCENARIO`.
@@ -356,11 +359,12 @@ pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize
         let log = logs.join(&bench.vmm.name).join(scenario.name);
         let begun = Instant::now();
         let mut result = attempt(bench, scenario, &log);
-        if let Err(first) = &result {
-            // The emulated processor under the lab host now and then resets a guest out of nowhere, whichever VMM runs
-            // it. What fails twice in a row is no such thing.
-            println!("AGAIN   {}: {first:#}", scenario.name);
-            result = attempt(bench, scenario, &log.with_extension("again"));
+        // The emulated processor under the lab host now and then resets a guest, or loses its timer, out of nowhere, whichever
+        // VMM runs it. What fails three times in a row is no such thing.
+        for number in 2..=ATTEMPTS {
+            let Err(error) = &result else { break };
+            println!("AGAIN   {}: {error:#}", scenario.name);
+            result = attempt(bench, scenario, &log.with_extension(number.to_string()));
         }
         let seconds = begun.elapsed().as_secs_f64();
         match result {
