@@ -282,6 +282,15 @@ fn all_scenarios(options: &TestOptions, workspace: &Workspace) -> Tally {
                 tally.failed += 1
             }
         }
+        let repeats = String::from_utf8_lossy(&text)
+            .lines()
+            .filter(|line| line.contains("AGAIN   "))
+            .count();
+        if repeats > 0 {
+            println!(
+                "NOT CLEAN: {repeats} runs of scenarios failed and were repeated; look for AGAIN above"
+            );
+        }
         match ran {
             Ok(()) if left.is_empty() => return tally,
             Ok(()) => println!("the scenarios came to no end: {}", left.join(", ")),

@@ -359,8 +359,9 @@ pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize
         let log = logs.join(&bench.vmm.name).join(scenario.name);
         let begun = Instant::now();
         let mut result = attempt(bench, scenario, &log);
-        // The emulated processor under the lab host now and then resets a guest, or loses its timer, out of nowhere, whichever
-        // VMM runs it. What fails three times in a row is no such thing.
+        // In this lab guests are now and then reset by a triple fault or fall silent. It was seen under QEMU once and under
+        // Standfast more often; whether the emulated processor or the VMM is at fault is not known. Until it is, a scenario
+        // is repeated, each time told, and counted at the end: a pass with repeats is not a clean one.
         for number in 2..=ATTEMPTS {
             let Err(error) = &result else { break };
             println!("AGAIN   {}: {error:#}", scenario.name);
