@@ -257,8 +257,9 @@ impl Watchdog {
 /// Lab hosts that may die before the scenarios are given up.
 const LAB_HOSTS: u32 = 5;
 
-/// Runs the scenarios asked for. A lab host that dies (the processor that emulates it has faults of its own, which strike
-/// with any VMM) is replaced, and the scenarios that had not come to their end go on in the next.
+/// Runs the scenarios asked for. A lab host that dies or falls silent (seen here, cause unknown) is replaced, and the
+/// scenarios that had not come to their end go on in the next; each death is told.
+
 fn all_scenarios(options: &TestOptions, workspace: &Workspace) -> Tally {
     let mut left: Vec<String> = match &options.only_lab {
         Some(names) if !names.is_empty() => names.clone(),
