@@ -259,7 +259,6 @@ const LAB_HOSTS: u32 = 5;
 
 /// Runs the scenarios asked for. A lab host that dies or falls silent (seen here, cause unknown) is replaced, and the
 /// scenarios that had not come to their end go on in the next; each death is told.
-
 fn all_scenarios(options: &TestOptions, workspace: &Workspace) -> Tally {
     let mut left: Vec<String> = match &options.only_lab {
         Some(names) if !names.is_empty() => names.clone(),
