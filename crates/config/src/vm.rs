@@ -31,7 +31,8 @@ pub use machine_options::{
     ACCELERATORS, CPU_MODELS, MACHINE_TYPES, MAX_CPUS, Q35_VERSIONS, memory_bytes,
 };
 pub use netdev::{
-    FdRef, NETDEV_TYPES, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource,
+    DatagramConfig, FdRef, HubPortConfig, NETDEV_TYPES, NetAddress, NetdevBackend, NetdevConfig,
+    SocketNetdev, StreamConfig, TapConfig, TapScript, TapSource, UserConfig,
 };
 pub use object::{
     MemoryBackend, MemoryBackendSource, NumaPolicy, OBJECT_TYPES, ObjectConfig, ObjectKind,

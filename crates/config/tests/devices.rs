@@ -316,6 +316,7 @@ fn tap(text: &str, source: Source) -> Result<TapConfig, String> {
         .backend
     {
         NetdevBackend::Tap(tap) => Ok(tap),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -352,13 +353,10 @@ fn taps() {
     );
     for (text, message) in [
         (
-            "user,id=n",
-            "netdev type 'user' is not supported; use type 'tap'",
+            "vde,id=n",
+            "netdev type 'vde' is not supported; use type 'tap'",
         ),
-        (
-            "tp,id=n",
-            "Parameter 'type' expects a netdev backend type (tap), not 'tp'",
-        ),
+        ("tp,id=n", "Parameter 'type' does not accept value 'tp'"),
         ("tap", "Parameter 'id' is missing"),
         (
             "tap,id=n,ifnam=x",

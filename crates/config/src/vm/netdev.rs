@@ -1,5 +1,11 @@
 //! The host side of a NIC: `-netdev` and `netdev_add`.
 
+mod sockets;
+mod user;
+
+pub use sockets::{DatagramConfig, NetAddress, SocketNetdev, StreamConfig};
+pub use user::UserConfig;
+
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -21,6 +27,23 @@ pub struct NetdevConfig {
 pub enum NetdevBackend {
     /// A tap interface.
     Tap(TapConfig),
+    /// A port of a hub in this process.
+    HubPort(HubPortConfig),
+    /// Frames as datagrams.
+    Datagram(DatagramConfig),
+    /// Frames over a stream.
+    Stream(StreamConfig),
+    /// Either, by the older syntax.
+    Socket(SocketNetdev),
+    /// A network inside this process.
+    User(UserConfig),
+}
+
+/// `-netdev hubport`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubPortConfig {
+    /// `hubid=`: the hub; it exists while it has ports.
+    pub hub_id: i32,
 }
 
 /// A descriptor named by a user.
@@ -80,12 +103,7 @@ pub struct TapConfig {
 
 /// The back ends QEMU has and this program has not.
 const NOT_HERE: &[&str] = &[
-    "user",
-    "socket",
-    "stream",
-    "dgram",
     "bridge",
-    "hubport",
     "l2tpv3",
     "vde",
     "netmap",
@@ -96,10 +114,32 @@ const NOT_HERE: &[&str] = &[
 ];
 
 /// The back ends there are, with a line each: for `-netdev help` and the docs.
-pub const NETDEV_TYPES: &[(&str, &str)] = &[(
-    "tap",
-    "a tap interface of the host, made here or handed over by fd=",
-)];
+pub const NETDEV_TYPES: &[(&str, &str)] = &[
+    (
+        "tap",
+        "a tap interface of the host, made here or handed over by fd=",
+    ),
+    (
+        "hubport",
+        "a port of hub hubid= in this process: what comes in at one goes out at all others",
+    ),
+    (
+        "dgram",
+        "frames as datagrams: local.type=inet, unix or fd, and a remote of the same kind",
+    ),
+    (
+        "stream",
+        "frames over a stream, each after its length: addr.type=inet, unix or fd, server=on to listen",
+    ),
+    (
+        "socket",
+        "the older form of both: listen= or connect=, udp= with localaddr=, or fd=",
+    ),
+    (
+        "user",
+        "a network inside this process with a gateway, DHCP and no way outside",
+    ),
+];
 
 /// Most queue pairs a tap may have; the kernel's limit.
 const MAX_QUEUES: u64 = 256;
@@ -113,19 +153,25 @@ impl NetdevConfig {
         let text = options.to_string();
         let mut reader = Reader::new(options, source);
         let kind = reader.required("type")?;
-        if kind != "tap" {
-            if NOT_HERE.contains(&kind.as_str()) {
-                return Err(Error::Other(format!(
-                    "netdev type '{kind}' is not supported; use type 'tap'"
-                )));
-            }
-            return Err(Error::BadValue {
-                name: "type".to_owned(),
-                expected: format!("a netdev backend type (tap), not '{kind}'"),
-            });
+        if NOT_HERE.contains(&kind.as_str()) {
+            return Err(Error::Other(format!(
+                "netdev type '{kind}' is not supported; use type 'tap'"
+            )));
+        }
+        if !NETDEV_TYPES.iter().any(|(name, _)| *name == kind) {
+            return Err(Error::Other(format!(
+                "Parameter 'type' does not accept value '{kind}'"
+            )));
         }
         let id = reader.id()?;
-        let backend = NetdevBackend::Tap(tap(&mut reader)?);
+        let backend = match kind.as_str() {
+            "hubport" => NetdevBackend::HubPort(hubport(&mut reader)?),
+            "dgram" => NetdevBackend::Datagram(sockets::dgram(&mut reader)?),
+            "stream" => NetdevBackend::Stream(sockets::stream(&mut reader)?),
+            "socket" => NetdevBackend::Socket(sockets::socket(&mut reader)?),
+            "user" => NetdevBackend::User(user::user(&mut reader)?),
+            _ => NetdevBackend::Tap(tap(&mut reader)?),
+        };
         reader.finish()?;
         Ok(Self { id, backend, text })
     }
@@ -162,6 +208,20 @@ impl FdRef {
             .map(|part| Self::parse(key, part, source))
             .collect()
     }
+}
+
+fn hubport(reader: &mut Reader) -> Result<HubPortConfig> {
+    if reader.string("netdev")?.is_some() {
+        return Err(Error::other(
+            "netdev= is not supported: a NIC is on the port; give the other netdev a NIC of its own",
+        ));
+    }
+    let hub_id = reader
+        .number("hubid", 0, i32::MAX.unsigned_abs().into())?
+        .ok_or_else(|| Error::Missing("hubid".to_owned()))?;
+    Ok(HubPortConfig {
+        hub_id: i32::try_from(hub_id).unwrap_or(i32::MAX),
+    })
 }
 
 fn tap(reader: &mut Reader) -> Result<TapConfig> {
