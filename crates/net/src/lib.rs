@@ -1,8 +1,17 @@
-//! The host side of a NIC: tap, announcing, steering the host's switch.
+//! The host side of a NIC: tap, hub, sockets and a network of our own; announcing; steering the host's switch.
 
 pub mod announce;
+pub mod dgram;
+pub mod hub;
+mod netdev;
 mod offload;
 pub mod steer;
 pub mod tap;
+#[cfg(test)]
+mod testing;
+pub mod user;
+mod wire;
 
+pub use netdev::Netdev;
 pub use offload::Offload;
+pub use wire::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use virtio::{IoBuffer, NetBackend, Offloads, readv, unless_blocked, writev};
 
 use super::Tap;
+use crate::netdev::Netdev;
 use crate::offload::Offload;
 
 const PAIRS: [(Offload, Offloads); 5] = [
@@ -72,5 +73,23 @@ impl NetBackend for Tap {
 
     fn poll_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {
         self.queue(pair)
+    }
+}
+
+impl Netdev for Tap {
+    fn kind(&self) -> &'static str {
+        "tap"
+    }
+
+    fn describe(&self) -> String {
+        Tap::describe(self)
+    }
+
+    fn announce(&self, frame: &[u8]) -> io::Result<()> {
+        self.send_frame(frame)
+    }
+
+    fn interface(&self) -> Option<&str> {
+        Some(self.name())
     }
 }

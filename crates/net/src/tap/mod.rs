@@ -390,7 +390,7 @@ impl Tap {
             n => format!(",queues={n}"),
         };
         let header = if self.vnet_header { "on" } else { "off" };
-        format!("type=tap,ifname={}{queues},vnet_hdr={header}", self.name)
+        format!("ifname={}{queues},vnet_hdr={header}", self.name)
     }
 }
 
