@@ -1,12 +1,17 @@
 //! The host's side of the machine's NICs: netdevs, and announcing through them.
 
+mod sockets;
+
 use crate::MachineError;
+use crate::inspect::NetdevView;
 use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
 use failover::Moment;
 use net::announce::{AnnounceParameters, AnnounceSchedule, rarp};
+use net::hub::Hub;
 use net::tap::{Script, Tap};
+use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use virtio::{MacAddr, NetBackend};
 
@@ -20,15 +25,15 @@ pub trait FdSource {
 }
 
 /// An open netdev.
-pub(crate) struct Netdev {
-    pub(crate) id: String,
-    pub(crate) tap: Arc<Tap>,
+struct Netdev {
+    id: String,
+    backend: Arc<dyn net::Netdev>,
     /// The device that uses it.
     user: Option<String>,
 }
 
 struct Announcing {
-    tap: Arc<Tap>,
+    backend: Arc<dyn net::Netdev>,
     mac: MacAddr,
     schedule: AnnounceSchedule,
 }
@@ -36,6 +41,8 @@ struct Announcing {
 /// All netdevs.
 pub struct Netdevs {
     list: Vec<Netdev>,
+    /// Those there are, by number; their ports keep them.
+    hubs: HashMap<i32, Weak<Hub>>,
     announcing: Vec<Announcing>,
 }
 
@@ -51,6 +58,14 @@ pub(crate) fn inherited(number: i32) -> Result<OwnedFd, String> {
     }
     // SAFETY: it is open, and the user gave it to this netdev, which owns it from now on.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The descriptor that a user names.
+fn resolve(fd: &FdRef, fds: &dyn FdSource) -> Result<OwnedFd, String> {
+    match fd {
+        FdRef::Number(number) => inherited(*number),
+        FdRef::Name(name) => fds.take(name),
+    }
 }
 
 fn script(script: &TapScript) -> Script {
@@ -70,10 +85,7 @@ fn open_tap(config: &TapConfig, fds: &dyn FdSource) -> Result<Tap, String> {
         }
         tracing::warn!("vhost=on is not supported yet: the data path stays in user space");
     }
-    let resolve = |fd: &FdRef| match fd {
-        FdRef::Number(number) => inherited(*number),
-        FdRef::Name(name) => fds.take(name),
-    };
+    let resolve = |fd: &FdRef| resolve(fd, fds);
     let tap = match &config.source {
         TapSource::Fds(names) => {
             let open = names.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
@@ -108,10 +120,21 @@ fn open_tap(config: &TapConfig, fds: &dyn FdSource) -> Result<Tap, String> {
     tap.map_err(|e| e.to_string())
 }
 
+impl Netdev {
+    fn view(&self) -> NetdevView {
+        NetdevView {
+            id: self.id.clone(),
+            kind: self.backend.kind(),
+            description: self.backend.describe(),
+        }
+    }
+}
+
 impl Netdevs {
     pub(crate) fn new() -> Self {
         Self {
             list: Vec::new(),
+            hubs: HashMap::new(),
             announcing: Vec::new(),
         }
     }
@@ -128,14 +151,63 @@ impl Netdevs {
                 config.id
             )));
         }
-        let NetdevBackend::Tap(tap) = &config.backend;
-        let tap = open_tap(tap, fds).map_err(MachineError::refused)?;
+        let backend = self
+            .open_backend(&config.backend, fds)
+            .map_err(MachineError::refused)?;
         self.list.push(Netdev {
             id: config.id.clone(),
-            tap: Arc::new(tap),
+            backend,
             user: None,
         });
         Ok(())
+    }
+
+    fn open_backend(
+        &mut self,
+        backend: &NetdevBackend,
+        fds: &dyn FdSource,
+    ) -> Result<Arc<dyn net::Netdev>, String> {
+        match backend {
+            NetdevBackend::Tap(tap) => Ok(Arc::new(open_tap(tap, fds)?)),
+            NetdevBackend::HubPort(port) => {
+                let hub = self.hub(port.hub_id);
+                let port = hub.add_port(port.hub_id).map_err(|e| e.to_string())?;
+                Ok(Arc::new(port))
+            }
+            NetdevBackend::Datagram(datagrams) => {
+                sockets::datagrams(datagrams, "dgram", fds).map(|d| Arc::new(d) as _)
+            }
+            NetdevBackend::Stream(_) => Err("type=stream is not supported yet".to_owned()),
+            NetdevBackend::Socket(socket) => sockets::socket(socket, fds),
+            NetdevBackend::User(user) => {
+                // Not what the same words give with QEMU.
+                tracing::warn!(
+                    "a user network ends in this process: it has a gateway and DHCP, and no way outside"
+                );
+                let user = net::user::UserNet::new(net::user::UserConfig {
+                    network: user.network,
+                    mask: user.mask,
+                    host: user.host,
+                    dns: user.dns,
+                    dhcp_start: user.dhcp_start,
+                    hostname: user.hostname.clone(),
+                    domain_name: user.domain_name.clone(),
+                    restrict: user.restrict,
+                });
+                Ok(Arc::new(user.map_err(|e| e.to_string())?))
+            }
+        }
+    }
+
+    /// The hub of that number; a new one if it has no ports yet.
+    fn hub(&mut self, id: i32) -> Arc<Hub> {
+        self.hubs.retain(|_, hub| hub.strong_count() > 0);
+        if let Some(hub) = self.hubs.get(&id).and_then(Weak::upgrade) {
+            return hub;
+        }
+        let hub = Arc::new(Hub::default());
+        self.hubs.insert(id, Arc::downgrade(&hub));
+        hub
     }
 
     /// Closes a netdev that no device uses.
@@ -173,7 +245,7 @@ impl Netdevs {
             )));
         }
         netdev.user = Some(user.to_owned());
-        Ok(netdev.tap.clone())
+        Ok(netdev.backend.clone())
     }
 
     /// The device is gone: its netdev can be used by another.
@@ -187,24 +259,29 @@ impl Netdevs {
         }
     }
 
-    /// The tap that a device uses.
-    pub(crate) fn tap_of(&self, user: &str) -> Option<&Arc<Tap>> {
+    /// What a device is on.
+    fn backend_of(&self, user: &str) -> Option<&Arc<dyn net::Netdev>> {
         self.list
             .iter()
             .find(|n| n.user.as_deref() == Some(user))
-            .map(|n| &n.tap)
+            .map(|n| &n.backend)
     }
 
-    /// The netdev that a device uses: its id and its description.
-    pub(crate) fn describe_of(&self, user: &str) -> Option<(String, String)> {
+    /// The interface of the host that a device is on, if it is on one.
+    pub(crate) fn interface_of(&self, user: &str) -> Option<&str> {
+        self.backend_of(user)?.interface()
+    }
+
+    /// The netdev that a device uses.
+    pub(crate) fn describe_of(&self, user: &str) -> Option<NetdevView> {
         let netdev = self.list.iter().find(|n| n.user.as_deref() == Some(user))?;
-        Some((netdev.id.clone(), netdev.tap.describe()))
+        Some(netdev.view())
     }
 
-    /// Netdevs without a device: id and description.
-    pub(crate) fn unused(&self) -> Vec<(String, String)> {
+    /// Netdevs without a device.
+    pub(crate) fn unused(&self) -> Vec<NetdevView> {
         let unused = self.list.iter().filter(|n| n.user.is_none());
-        unused.map(|n| (n.id.clone(), n.tap.describe())).collect()
+        unused.map(Netdev::view).collect()
     }
 
     /// Announces an address through the netdev of `user`, from now on by the schedule.
@@ -215,12 +292,17 @@ impl Netdevs {
         now: Moment,
         parameters: AnnounceParameters,
     ) {
-        let Some(tap) = self.tap_of(user).cloned() else {
+        let Some(backend) = self.backend_of(user).cloned() else {
             return;
         };
-        self.announcing.retain(|a| !Arc::ptr_eq(&a.tap, &tap));
+        self.announcing
+            .retain(|a| !Arc::ptr_eq(&a.backend, &backend));
         let schedule = AnnounceSchedule::starting(Duration::from_millis(now.as_ms()), parameters);
-        self.announcing.push(Announcing { tap, mac, schedule });
+        self.announcing.push(Announcing {
+            backend,
+            mac,
+            schedule,
+        });
         self.tick(now);
     }
 
@@ -239,9 +321,9 @@ impl Netdevs {
     pub(crate) fn tick(&mut self, now: Moment) {
         for announcing in &mut self.announcing {
             if announcing.schedule.due(Duration::from_millis(now.as_ms()))
-                && let Err(error) = announcing.tap.send_frame(&rarp(announcing.mac.0, None))
+                && let Err(error) = announcing.backend.announce(&rarp(announcing.mac.0, None))
             {
-                tracing::warn!(tap = announcing.tap.name(), %error, "the guest could not be announced");
+                tracing::warn!(netdev = announcing.backend.describe(), %error, "the guest could not be announced");
             }
         }
         self.announcing.retain(|a| a.schedule.next_at().is_some());

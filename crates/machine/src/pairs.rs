@@ -438,7 +438,7 @@ impl Board {
     fn steering(&mut self, standby: &str) -> Option<SharedSteering> {
         if !self.pairs.steering.contains_key(standby) {
             let mac = self.devices.net(standby)?.configured_mac().0;
-            let tap = self.netdevs.tap_of(standby)?.name().to_owned();
+            let tap = self.netdevs.interface_of(standby)?.to_owned();
             let primary = self
                 .pairs
                 .pairs

@@ -108,7 +108,7 @@ fn frames_pass_both_ways_with_and_without_a_header() {
         );
         // The announcement did its work: the bridge knows where the address is.
         assert!(sh("bridge fdb show br br0").contains("52:54:00:6f:55:cc dev ta master br0"));
-        assert_eq!(with.describe(), "type=tap,ifname=ta,vnet_hdr=on");
+        assert_eq!(with.describe(), "ifname=ta,vnet_hdr=on");
         let told = sh("ip -o link show ta");
         assert_eq!(
             told.split(':').next(),
@@ -219,7 +219,7 @@ fn queues_must_agree_with_the_tap() {
         }
         tap.set_pair_enabled(3, true).unwrap();
         assert!(tap.set_pair_enabled(4, true).is_err());
-        assert_eq!(tap.describe(), "type=tap,ifname=many,queues=4,vnet_hdr=on");
+        assert_eq!(tap.describe(), "ifname=many,queues=4,vnet_hdr=on");
         drop(tap);
 
         // One queue of a tap that was made for several is fine; the reverse is not.

@@ -196,7 +196,7 @@ impl Inspect for Board {
                 queue_pairs: nic.queue_pairs(),
                 filter: nic.rx_filter(),
                 counters: nic.counters(),
-                netdev: netdev.map(|(id, description)| NetdevView { id, description }),
+                netdev,
                 steering: self.pairs.steering_of(&device.key),
             })
         };
@@ -208,8 +208,7 @@ impl Inspect for Board {
     }
 
     fn spare_netdevs(&self) -> Vec<NetdevView> {
-        let view = |(id, description)| NetdevView { id, description };
-        self.netdevs.unused().into_iter().map(view).collect()
+        self.netdevs.unused()
     }
 
     fn pairs(&self) -> Vec<PairView> {

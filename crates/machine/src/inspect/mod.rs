@@ -57,6 +57,8 @@ pub struct DeviceView {
 pub struct NetdevView {
     /// Its id.
     pub id: String,
+    /// Its kind, as `type=` names it.
+    pub kind: &'static str,
     /// What there is to say about it: `ifname=tap0`.
     pub description: String,
 }

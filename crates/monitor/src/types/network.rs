@@ -23,6 +23,8 @@ qapi_enum! {
         Null = "null",
         /// A user-mode network.
         User = "user",
+        /// A port of a hub.
+        HubPort = "hubport",
         /// A stream socket.
         Stream = "stream",
         /// A datagram socket.

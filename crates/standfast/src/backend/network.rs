@@ -55,16 +55,25 @@ fn rx_filter(nic: &NicView) -> RxFilterInfo {
     }
 }
 
-fn tap(netdev: &NetdevView, index: u16) -> NetworkClientInfo {
+/// The kind of a netdev; one that is not known here has nothing to say of itself.
+fn kind(name: &str) -> NetworkClientKind {
+    match name {
+        "tap" => NetworkClientKind::Tap,
+        "hubport" => NetworkClientKind::HubPort,
+        "dgram" => NetworkClientKind::Dgram,
+        "stream" => NetworkClientKind::Stream,
+        "socket" => NetworkClientKind::Socket,
+        "user" => NetworkClientKind::User,
+        _ => NetworkClientKind::Null,
+    }
+}
+
+fn client(netdev: &NetdevView, index: u16) -> NetworkClientInfo {
     NetworkClientInfo {
         name: netdev.id.clone(),
         index: index.into(),
-        kind: NetworkClientKind::Tap,
-        // The kind has a member of its own.
-        info: match netdev.description.strip_prefix("type=tap,") {
-            Some(rest) => rest.to_owned(),
-            None => netdev.description.clone(),
-        },
+        kind: kind(netdev.kind),
+        info: netdev.description.clone(),
         link_down: false,
         peer: None,
     }
@@ -76,7 +85,7 @@ pub(super) fn clients(machine: &dyn Inspect) -> Vec<NetworkClientInfo> {
     for nic in machine.nics() {
         let (pairs, active) = nic.queue_pairs;
         for index in 0..pairs.max(1) {
-            let mut peer = nic.netdev.as_ref().map(|netdev| tap(netdev, index));
+            let mut peer = nic.netdev.as_ref().map(|netdev| client(netdev, index));
             if let (0, Some(peer), Some(steering)) = (index, &mut peer, &nic.steering) {
                 peer.info += &format!(",steering={steering}");
             }
@@ -94,7 +103,12 @@ pub(super) fn clients(machine: &dyn Inspect) -> Vec<NetworkClientInfo> {
             });
         }
     }
-    clients.extend(machine.spare_netdevs().iter().map(|netdev| tap(netdev, 0)));
+    clients.extend(
+        machine
+            .spare_netdevs()
+            .iter()
+            .map(|netdev| client(netdev, 0)),
+    );
     clients
 }
 

@@ -179,7 +179,8 @@ impl Inspect for Fixture {
             },
             netdev: Some(NetdevView {
                 id: "hn0".into(),
-                description: "type=tap,ifname=tap0".into(),
+                kind: "tap",
+                description: "ifname=tap0".into(),
             }),
             steering: Some("bridge br0".into()),
         }]
@@ -187,6 +188,7 @@ impl Inspect for Fixture {
     fn spare_netdevs(&self) -> Vec<NetdevView> {
         vec![NetdevView {
             id: "hn9".into(),
+            kind: "tap",
             description: "ifname=tap9".into(),
         }]
     }
