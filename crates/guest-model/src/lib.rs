@@ -1,0 +1,44 @@
+//! The driver's side of a guest, in plain Rust: what a firmware, a kernel and its drivers do to a machine, done by a
+//! test instead. Nothing of the machine is imitated; only the CPU's place is taken.
+//!
+//! ```text
+//!        a test, or `examples/play.rs`
+//!           │
+//!           ▼
+//!   NetDriver: rings, control queue, MSI-X, link     PciTree: buses, windows, regions, rescan of a slot
+//!           │                                            │
+//!           ├──────────── GuestRam, MsiWords ────────────┤      RAM that drivers hand to devices; interrupts as words
+//!           ▼                                            ▼
+//!        GuestBus: ports and memory, and nothing else
+//!           │
+//!           ▼
+//!        QtestBus ── unix socket ──▶ QEMU, Standfast                      HostEnd ◀── unix socket ── -netdev dgram
+//! ```
+//!
+//! Rules:
+//! - Time is handed in; nothing sleeps but [`GuestBus::pause`] and what waits for a device that must answer at once
+//!   (a reset, a control command), and each such wait has an end.
+//! - A driver does what its interrupt asks for and does not look for work without one ([`NetDriver::service`]), so
+//!   that a lost interrupt is seen as a lost frame.
+//! - The model behaves. What a guest does wrong on purpose is asked for by name.
+//!
+//! The model takes any Ethernet function for a primary. In a world without KVM that is a virtio-net function with
+//! `failover_pair_id`; a real Linux does not take one of those for its primary.
+
+mod bus;
+mod error;
+mod frame;
+pub mod pci;
+mod qtest;
+mod ram;
+pub mod virtio;
+pub mod vmm;
+mod wait;
+
+pub use bus::{BusError, BusWords, GuestBus};
+pub use error::GuestError;
+pub use frame::{Account, ETHERTYPE, HostEnd, Ledger, NumberedFrame};
+pub use pci::{Bdf, ConfigAccess, MessageCell, MsiWords, PciTree, Windows};
+pub use qtest::{LineChange, QtestBus};
+pub use ram::{Block, GuestRam};
+pub use virtio::{NetDriver, NetOptions, features};
