@@ -1,5 +1,7 @@
 //! The drivers against a real QEMU over its qtest socket.
 
+#![allow(clippy::unwrap_used)]
+
 use guest_model::vmm::{Program, Vmm};
 use guest_model::*;
 use std::time::{Duration, Instant};
