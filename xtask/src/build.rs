@@ -105,7 +105,8 @@ impl Workspace {
     }
 }
 
-fn host_triple() -> Result<String> {
+/// The triple that rustc builds for when it is not told.
+pub(crate) fn host_triple() -> Result<String> {
     let output = Command::new("rustc")
         .arg("-vV")
         .output()

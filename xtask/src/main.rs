@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod fuzz;
 mod lab_commands;
 mod native;
 mod test;
@@ -28,8 +29,10 @@ enum Task {
     Demo(demo::DemoOptions),
     /// Every test: cargo's, then the lab scenarios.
     Test(test::TestOptions),
-    /// What has to hold before a change is taken: fmt, clippy, docs, and every test.
-    Ci(test::TestOptions),
+    /// What has to hold before a change is taken: fmt, clippy, docs, every test, a minute of each fuzz target.
+    Ci(test::CiOptions),
+    /// Hostile input: builds the fuzz targets and runs them, two at a time.
+    Fuzz(fuzz::FuzzOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -54,6 +57,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => test::ci(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use lab::cleanup::{self, Owned};
 use lab::l1::L1;
@@ -15,6 +15,7 @@ use lab::progress::say;
 use lab::wire::Open;
 
 use crate::build::Workspace;
+use crate::fuzz;
 use crate::lab_commands::{LabPlace, path, stage};
 
 #[derive(Args)]
@@ -33,6 +34,15 @@ pub(crate) struct TestOptions {
     /// Leave the lab host running.
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct CiOptions {
+    #[command(flatten)]
+    test: TestOptions,
+    /// How long each fuzz target runs; 0 leaves them out.
+    #[arg(long, default_value_t = 60)]
+    fuzz_seconds: u64,
 }
 
 /// How many tests passed, and what failed.
@@ -84,8 +94,8 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     Ok(all(options)?.close())
 }
 
-/// The tests, and before them what takes no running: formatting, lints, documentation.
-pub(crate) fn ci(options: &TestOptions) -> Result<ExitCode> {
+/// The tests, and before them what takes no running: formatting, lints, documentation; after them the fuzz targets.
+pub(crate) fn ci(options: &CiOptions) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let mut tally = Tally::default();
     say("fmt");
@@ -116,8 +126,33 @@ pub(crate) fn ci(options: &TestOptions) -> Result<ExitCode> {
         "cargo doc",
         workspace.cargo(&docs, &[("RUSTDOCFLAGS", "-D warnings")]),
     );
-    tally.add(all(options)?);
+    tally.add(all(&options.test)?);
+    fuzz_targets(&workspace, options.fuzz_seconds, &mut tally);
     Ok(tally.close())
+}
+
+fn fuzz_targets(workspace: &Workspace, seconds: u64, tally: &mut Tally) {
+    if seconds == 0 || !fuzz::can_build() {
+        let why = if seconds == 0 {
+            "--fuzz-seconds 0"
+        } else {
+            fuzz::NO_COMPILER
+        };
+        tally
+            .skipped
+            .push(format!("SKIPPED: the fuzz targets ({why})"));
+        return;
+    }
+    say(format!("fuzz targets, {seconds} s each"));
+    match fuzz::all(workspace, seconds) {
+        Ok(outcomes) => {
+            for outcome in outcomes {
+                let result = outcome.broken.map_or(Ok(()), |why| Err(anyhow!(why)));
+                tally.count(&format!("fuzz target {}", outcome.target), result);
+            }
+        }
+        Err(error) => tally.count("fuzz targets", Err(error)),
+    }
 }
 
 fn all(options: &TestOptions) -> Result<Tally> {

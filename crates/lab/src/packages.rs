@@ -27,6 +27,8 @@ const INSTALLED: &[(&str, &str)] = &[
     ("kmod", "depmod"),
     ("iperf3", "iperf3"),
     ("iputils-ping", "ping"),
+    // libFuzzer comes as C++ source.
+    ("g++", "c++"),
 ];
 
 /// Where a program is, looked for on PATH and in the system folders.

@@ -19,6 +19,8 @@ pub mod control;
 pub mod devices;
 mod error;
 mod event;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod incoming;
 pub mod inspect;
 pub mod network;

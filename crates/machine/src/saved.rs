@@ -11,18 +11,18 @@ use minicbor::{Decode, Encode};
 
 /// What is not a PCI function nor the hypervisor's.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-struct ChipsetState {
+pub(crate) struct ChipsetState {
     #[n(0)]
-    power: PowerState,
+    pub(crate) power: PowerState,
     #[n(1)]
-    rtc: RtcState,
+    pub(crate) rtc: RtcState,
     #[n(2)]
-    serials: Vec<UartState>,
+    pub(crate) serials: Vec<UartState>,
     #[n(3)]
-    config_address: u32,
+    pub(crate) config_address: u32,
     /// A reset (1) or power-off (2) that the guest asked for as it was stopped.
     #[n(4)]
-    pending_power: Option<u8>,
+    pub(crate) pending_power: Option<u8>,
 }
 
 const CHIPSET: &str = "chipset";

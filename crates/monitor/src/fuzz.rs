@@ -3,13 +3,14 @@
 use crate::command::AnyCommand;
 use crate::command::SessionCommand;
 use crate::hmp;
+use crate::introspect;
 use crate::json::JsonStream;
 use crate::qapi::QapiType;
 use crate::request::{State, decode};
 use crate::server::Identity;
 use crate::types::VersionTriple;
 use crate::wire::{answer, to_line};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 fn identity() -> Identity {
     Identity {
@@ -70,6 +71,103 @@ fn respond(message: Result<Value, String>, state: &mut State) {
     assert!(line.is_ascii() && line.iter().filter(|byte| **byte == b'\n').count() == 1);
 }
 
+/// An argument of the type that `name` is in `schema`; unlikely to be wanted, likely to be well-formed.
+fn sample(schema: &[Value], name: &str, depth: usize) -> Value {
+    let entry = schema.iter().find(|entry| entry["name"] == name);
+    let entry = entry.unwrap_or(&Value::Null);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match entry["meta-type"].as_str() {
+        Some("enum") => entry["members"][0]["name"].clone(),
+        Some("array") if depth < 4 => {
+            json!([sample(schema, &text(&entry["element-type"]), depth + 1)])
+        }
+        Some("alternate") => sample(schema, &text(&entry["members"][0]["type"]), depth + 1),
+        Some("object") if depth < 4 => {
+            let mut object = Map::new();
+            let members = entry["members"].as_array();
+            for member in members.into_iter().flatten() {
+                let value = sample(schema, &text(&member["type"]), depth + 1);
+                object.insert(text(&member["name"]), value);
+            }
+            Value::Object(object)
+        }
+        _ => match entry["json-type"].as_str() {
+            Some("string") => json!("x"),
+            Some("int" | "number") => json!(1),
+            Some("boolean") => json!(true),
+            Some("array") => json!([]),
+            _ => json!({}),
+        },
+    }
+}
+
+/// Each command with all its arguments, after the negotiation.
+pub fn qmp_seeds() -> Vec<Vec<u8>> {
+    let schema = introspect::schema(&identity());
+    let commands = schema
+        .iter()
+        .filter(|entry| entry["meta-type"] == "command");
+    let mut seeds: Vec<Vec<u8>> = commands
+        .map(|command| {
+            let arguments = sample(&schema, command["arg-type"].as_str().unwrap_or_default(), 0);
+            let execute = if command["allow-oob"] == true {
+                "exec-oob"
+            } else {
+                "execute"
+            };
+            let request = json!({execute: command["name"], "arguments": arguments, "id": [1, "a"]});
+            format!(
+                "{{'execute': 'qmp_capabilities', 'arguments': {{'enable': ['oob']}}}}\n{request}\n"
+            )
+            .into_bytes()
+        })
+        .collect();
+    seeds.push(
+        b"[{\"\\u00e4\\ud83d\\ude00\": [1.5e3, -9223372036854775808, true, null]}]\xff{".to_vec(),
+    );
+    seeds
+}
+
+/// Names of commands, members and values.
+pub fn qmp_words() -> Vec<String> {
+    let schema = introspect::schema(&identity());
+    let mut words: Vec<String> = ["execute", "exec-oob", "arguments", "id", "command-line"]
+        .map(str::to_owned)
+        .to_vec();
+    for entry in &schema {
+        if entry["meta-type"] == "command" {
+            words.extend(entry["name"].as_str().map(str::to_owned));
+        }
+        for member in entry["members"].as_array().into_iter().flatten() {
+            words.extend(member["name"].as_str().map(str::to_owned));
+        }
+    }
+    words.sort();
+    words.dedup();
+    words
+}
+
+/// Each command of HMP, with words behind it.
+pub fn hmp_seeds() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<Vec<u8>> = hmp::names()
+        .map(|name| {
+            format!("{name}\n{name} a b\n{name} -d tcp:0:4444 1 on\n{name} a,id=b,c=\"d,,e\"\n")
+                .into_bytes()
+        })
+        .collect();
+    seeds.push(
+        b"info pci\ninfo migrate\nhelp info\nx /4xw 0\nmigrate_set_parameter max-bandwidth 1g"
+            .to_vec(),
+    );
+    seeds
+}
+
+/// Names of commands, and of what they take.
+pub fn hmp_words() -> Vec<String> {
+    let names = hmp::names().map(|name| format!("{name} "));
+    names.chain(qmp_words()).collect()
+}
+
 /// Reads `data` as lines of HMP.
 pub fn fuzz_hmp(data: &[u8]) {
     for line in String::from_utf8_lossy(data).lines() {
@@ -105,7 +203,7 @@ mod tests {
                 }),
             "(device_add|migrate|info|migrate_set_parameter|help) [a-z0-9,=\"\\\\ -]{0,40}"
                 .prop_map(|line| {
-                    serde_json::json!({
+                    json!({
                     "execute": "human-monitor-command", "arguments": {"command-line": line}, "id": 1
                 })
                 .to_string()

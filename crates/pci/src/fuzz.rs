@@ -103,6 +103,46 @@ pub fn fuzz_bus(mut input: &[u8]) {
     }
 }
 
+/// A guest that finds its devices, opens the windows, and lets go of one.
+pub fn fuzz_bus_seeds() -> Vec<Vec<u8>> {
+    let mut seed = Vec::new();
+    let mut access = |kind: u8, place: u32, data: &[u8]| {
+        seed.push(kind);
+        seed.extend(place.to_le_bytes());
+        seed.push(u8::try_from(data.len()).unwrap_or(0));
+        seed.extend(data);
+    };
+    // Bus numbers, memory window and command register of both ports; then the functions' regions and commands.
+    for (port, bus) in [(2u32, 1u8), (3, 2)] {
+        let at = port << 18;
+        access(0, at | 0x18, &[0, bus, bus, 0]);
+        access(0, at | 0x20, &[0, 0xc0 + bus, 0, 0xc0 + bus]);
+        access(0, at | 0x04, &[7, 0]);
+        let function = u32::from(bus) << 16;
+        access(0, function | 0x10, &[0xff; 4]);
+        access(0, function | 0x10, &[0, 0, 0, 0xc0 + bus]);
+        access(0, function | 0x18, &[1, 0x10, 0, 0]);
+        access(0, function | 0x04, &[7, 0]);
+        access(5, (u32::from(bus) << 24) | 0x40, &[1, 2, 3, 4]);
+        access(2, (u32::from(bus) << 20) | 0x3c, &[0; 4]);
+    }
+    access(1, 0, &[0, 0, 1, 0x80]);
+    access(1, 4, &[0; 4]);
+    // Slot control of the native port, and the hotplug block: which bus, what is up and down, eject.
+    for value in 0..8 {
+        access(0, (3 << 18) | 0x58, &[value << 2, value]);
+    }
+    for unplug in [2, 3, 5] {
+        access(6, unplug, &[]);
+    }
+    for (port, value) in [(0x10, 1), (0, 0), (4, 0), (8, 1), (0x14, 1), (0x18, 1)] {
+        access(3, port, &[value, 0, 0, 0]);
+        access(4, port, &[0; 4]);
+    }
+    access(7, 0, &[1; 8]);
+    vec![seed]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,7 +54,7 @@ pub use device::{BAR_COUNT, BarKind, BarRegion, Decode, PciDevice, ROM_BAR, Stat
 pub use express::{ExpressKind, add_express_capability, flr_requested};
 pub use firmware::{Assignment, FirmwareWindows, assign};
 #[cfg(any(test, feature = "fuzz"))]
-pub use fuzz::fuzz_bus;
+pub use fuzz::{fuzz_bus, fuzz_bus_seeds};
 pub use host_bridge::HostBridge;
 pub use hotplug::{Hotplug, Withdrawal};
 pub use intx::{IntxWiring, pirq, swizzle};

@@ -23,6 +23,10 @@ const SIZE: u16 = 16;
 /// Where each queue's rings are: descriptors, available, used, one page a queue.
 const QUEUE_STRIDE: u64 = 0x1000;
 
+mod function;
+
+pub use function::{fuzz_function, fuzz_function_seeds};
+
 struct Silent(EventFd);
 
 impl MsiVector for Silent {
@@ -171,6 +175,67 @@ fn serve(mut queue: Virtqueue, ram: &GuestRam, requests: &impl Requests) {
             return;
         }
     }
+}
+
+/// Rings a driver might make: one buffer to receive into, one frame to send, one command; with and without indirection.
+pub fn fuzz_queue_seeds() -> Vec<Vec<u8>> {
+    let descriptor = |address: u64, length: u32, flags: u16, next: u16| {
+        let mut bytes = address.to_le_bytes().to_vec();
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(next.to_le_bytes());
+        bytes
+    };
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
+    let (frame, command, table) = (0x2800, 0x2900, 0x2a00);
+    let chains = [
+        // Received into; also a read of the disk's first sector, whose header is zero.
+        vec![
+            descriptor(frame, 16, NEXT, 1),
+            descriptor(0x8000, 0x800, NEXT | WRITE, 2),
+            descriptor(0x8800, 1, WRITE, 0),
+        ],
+        vec![descriptor(frame, 12, NEXT, 1), descriptor(frame, 60, 0, 0)],
+        vec![
+            descriptor(command, 2, NEXT, 1),
+            descriptor(command + 2, 6, NEXT, 2),
+            descriptor(0x2980, 1, WRITE, 0),
+        ],
+    ];
+    let image = |choice: u8, indirect: bool| {
+        let mut ram = vec![0; 0x2c00];
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(place) = ram.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        };
+        for (index, chain) in chains.iter().enumerate() {
+            let base = index * 0x1000;
+            if indirect {
+                let at = table + 0x80 * index;
+                put(at, &chain.concat());
+                let length = u32::try_from(chain.len() * 16).unwrap_or(0);
+                put(base, &descriptor(at as u64, length, INDIRECT, 0));
+            } else {
+                put(base, &chain.concat());
+            }
+            put(base + 0x202, &1u16.to_le_bytes());
+        }
+        // Set the MAC address.
+        put(0x2900, &[1, 1, 0x52, 0x54, 0, 1, 2, 3]);
+        let mut seed = vec![choice];
+        seed.extend(ram);
+        seed
+    };
+    vec![
+        image(0, false),
+        image(0x4f, false),
+        image(0x42, true),
+        image(0x80, false),
+        image(0x82, true),
+    ]
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ mod worker;
 pub use blk::{BlkConfig, VirtioBlk};
 pub use chain::{CHAIN_MAX, RingError};
 pub use device::{DeviceKind, Run, VirtioDevice};
-pub use fuzz::fuzz_queue;
+pub use fuzz::{fuzz_function, fuzz_function_seeds, fuzz_queue, fuzz_queue_seeds};
 pub use io_buffer::{
     IO_BUFFERS_MAX, IoBuffer, gather, preadv, pwritev, readv, scatter, skip, total_len, writev,
 };

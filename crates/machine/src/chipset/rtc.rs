@@ -15,6 +15,8 @@ const CENTURY: u8 = 0x32;
 const BINARY: u8 = 1 << 2;
 const HOURS_24: u8 = 1 << 1;
 const SET: u8 = 1 << 7;
+/// Two digits for the century and two for the year: no guest sets the clock farther from any host's, in seconds.
+const FARTHEST_S: u64 = 20_000 * 366 * 86_400;
 
 /// Index, memory, and how far the guest has moved the clock; also the saved form.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -108,9 +110,12 @@ impl Rtc {
         self.state().clone()
     }
 
-    /// Takes over saved registers; memory of another size is refused by leaving all as it is.
+    /// Takes over saved registers; memory of another size, or a clock that no guest can have set, is refused by leaving all
+    /// as it is.
     pub fn restore(&self, saved: RtcState) -> bool {
-        let fits = saved.memory.len() == 128 && saved.index < 128;
+        let fits = saved.memory.len() == 128
+            && saved.index < 128
+            && saved.offset_s.unsigned_abs() <= FARTHEST_S;
         if fits {
             *self.state() = saved;
         }
@@ -193,7 +198,7 @@ impl Rtc {
             0x07 => at(now.year, now.month, given, hour, minute, second),
             0x08 => at(now.year, given, now.day, hour, minute, second),
             0x09 => at(
-                now.year / 100 * 100 + given,
+                now.year / 100 * 100 + given.clamp(0, 99),
                 now.month,
                 now.day,
                 hour,
@@ -201,7 +206,7 @@ impl Rtc {
                 second,
             ),
             CENTURY => at(
-                given * 100 + now.year % 100,
+                given.clamp(0, 99) * 100 + now.year % 100,
                 now.month,
                 now.day,
                 hour,
@@ -271,6 +276,23 @@ mod tests {
         let other = Rtc::new(Arc::new(|| 1_795_421_350), 0);
         assert!(other.restore(rtc.save()));
         assert_eq!(read(&other, 4), 0x23);
+    }
+
+    #[test]
+    fn a_clock_out_of_this_world_is_refused() {
+        let rtc = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        for offset_s in [i64::MIN, i64::MAX, 1 << 40, -(1 << 40)] {
+            let far = Rtc::new(Arc::new(|| 0), offset_s).save();
+            assert!(!rtc.restore(far), "{offset_s}");
+        }
+        // Digits that are none do not move it out of four digits of year either, however often they are written.
+        for register in [0x32, 9, 8, 7, 4, 2, 0].into_iter().cycle().take(2000) {
+            rtc.write(0, &[register]);
+            rtc.write(1, &[0xff]);
+        }
+        let other = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        assert!(other.restore(rtc.save()));
+        assert_eq!([0x32, 9].map(|r| read(&other, r)), [0x99, 0x99]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const TABLE: [u32; 256] = {
 };
 
 /// The CRC of `parts` one after the other.
-pub(super) fn crc32(parts: &[&[u8]]) -> u32 {
+pub(crate) fn crc32(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
     for byte in parts.iter().flat_map(|part| part.iter()) {
         let index = (crc ^ u32::from(*byte)) & 0xff;

@@ -37,6 +37,7 @@ use minicbor::{Decode, Encode};
 
 use crate::channel::ChannelError;
 
+pub(crate) use crc::crc32;
 pub(crate) use decode::{Input, Reader, Received};
 pub(crate) use encode::{RamTable, Run, prolog, section, section_of};
 

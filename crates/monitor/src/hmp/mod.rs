@@ -25,6 +25,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 use table::Action;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use table::names;
 
 /// The longest line, in bytes.
 const MAX_LINE_BYTES: usize = 4096;

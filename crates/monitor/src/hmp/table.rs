@@ -305,6 +305,14 @@ static COMMANDS: &[HmpCommand] = &[
     ),
 ];
 
+/// The commands' names, for a fuzzer.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS
+        .iter()
+        .filter_map(|command| command.names.first().copied())
+}
+
 /// What a line comes to.
 ///
 /// # Errors

@@ -425,7 +425,9 @@ impl VirtioPci {
 
     fn take_over(&self, state: &mut State, saved: &TransportSaved) -> Result<(), StateError> {
         let features = saved.driver_features;
-        if features & !self.offered != 0 {
+        let negotiated = saved.status & STATUS_FEATURES_OK != 0;
+        // Until it is agreed on, a driver may have written anything: that is refused when it asks for the agreement.
+        if negotiated && features & !self.offered != 0 {
             return Err(self.refused(format_args!(
                 "Features {features:#x} unsupported. Allowed features: {:#x}",
                 self.offered
@@ -445,7 +447,6 @@ impl VirtioPci {
             .map(|(queue, max)| queue.setup(*max))
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| self.refused("a queue was saved with a size not possible here"))?;
-        let negotiated = saved.status & STATUS_FEATURES_OK != 0;
         if saved.status & STATUS_DRIVER_OK != 0 && !negotiated {
             return Err(self.refused("the driver was up without features agreed on"));
         }
