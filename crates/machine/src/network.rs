@@ -152,7 +152,7 @@ impl Netdevs {
             )));
         }
         let backend = self
-            .open_backend(&config.backend, fds)
+            .open_backend(&config.id, &config.backend, fds)
             .map_err(MachineError::refused)?;
         self.list.push(Netdev {
             id: config.id.clone(),
@@ -164,6 +164,7 @@ impl Netdevs {
 
     fn open_backend(
         &mut self,
+        id: &str,
         backend: &NetdevBackend,
         fds: &dyn FdSource,
     ) -> Result<Arc<dyn net::Netdev>, String> {
@@ -177,8 +178,10 @@ impl Netdevs {
             NetdevBackend::Datagram(datagrams) => {
                 sockets::datagrams(datagrams, "dgram", fds).map(|d| Arc::new(d) as _)
             }
-            NetdevBackend::Stream(_) => Err("type=stream is not supported yet".to_owned()),
-            NetdevBackend::Socket(socket) => sockets::socket(socket, fds),
+            NetdevBackend::Stream(stream) => {
+                sockets::stream(id, stream, "stream", fds).map(|s| Arc::new(s) as _)
+            }
+            NetdevBackend::Socket(socket) => sockets::socket(id, socket, fds),
             NetdevBackend::User(user) => {
                 // Not what the same words give with QEMU.
                 tracing::warn!(

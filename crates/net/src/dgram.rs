@@ -3,15 +3,15 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrUnix, SocketType, sendto, sockopt};
 use virtio::{IoBuffer, NetBackend, Offloads, gather, total_len};
 
 use crate::netdev::Netdev;
+use crate::socket_file::{SocketFile, clear_the_way};
 use crate::wire::{self, FRAME_BYTES_MAX};
 
 /// A socket whose datagrams are frames.
@@ -21,7 +21,7 @@ pub struct Datagrams {
     /// A Unix socket's peer; it may come and go, so that the socket is not connected to it.
     peer: Option<SocketAddrUnix>,
     /// The file of a Unix socket of ours.
-    path: Option<PathBuf>,
+    _file: Option<SocketFile>,
     /// It has an end, after which reading gives nothing for ever.
     ends: bool,
     kind: &'static str,
@@ -34,7 +34,7 @@ impl Datagrams {
         Ok(Self {
             socket,
             peer: None,
-            path: None,
+            _file: None,
             ends: false,
             kind,
             description,
@@ -62,15 +62,11 @@ impl Datagrams {
     /// # Errors
     /// The path cannot be made, or one of them is too long.
     pub fn unix(local: &Path, remote: &Path) -> io::Result<Self> {
-        // What a process that ended left there is in the way.
-        let is_socket = std::fs::symlink_metadata(local).is_ok_and(|m| m.file_type().is_socket());
-        if is_socket && UnixDatagram::unbound()?.connect(local).is_err() {
-            std::fs::remove_file(local)?;
-        }
+        clear_the_way(local, SocketType::DGRAM)?;
         let socket = UnixDatagram::bind(local)?;
         let description = format!("udp={}:{}", local.display(), remote.display());
         let mut datagrams = Self::new(socket.into(), "dgram", description)?;
-        datagrams.path = Some(local.to_owned());
+        datagrams._file = Some(SocketFile::made(local));
         datagrams.peer = Some(SocketAddrUnix::new(remote)?);
         Ok(datagrams)
     }
@@ -183,15 +179,6 @@ impl Netdev for Datagrams {
             Some(peer) => self.send_to(peer, frame),
             None => lost_is_sent(rustix::io::write(&self.socket, frame).map_err(io::Error::from))
                 .map(drop),
-        }
-    }
-}
-
-impl Drop for Datagrams {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
         }
     }
 }

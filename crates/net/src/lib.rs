@@ -5,7 +5,9 @@ pub mod dgram;
 pub mod hub;
 mod netdev;
 mod offload;
+mod socket_file;
 pub mod steer;
+pub mod stream;
 pub mod tap;
 #[cfg(test)]
 mod testing;

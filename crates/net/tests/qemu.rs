@@ -1,0 +1,295 @@
+//! QEMU at the other end of each kind of socket: behind it, on a hub of its own, QEMU's user network, which answers. What
+//! our user network answers to the same frames is compared.
+//!
+//! Needs `qemu-system-x86_64` (or what `STANDFAST_QEMU` names) with user networking; without one it is SKIPPED, loudly, and
+//! with `STANDFAST_NO_SKIP=1` it fails.
+#![allow(clippy::unwrap_used)] // helpers of tests: a panic is a failed test
+
+use net::dgram::Datagrams;
+use net::stream::{Stream, StreamAddress, StreamSource};
+use net::user::{UserConfig, UserNet};
+use net::{FRAME_BYTES_MAX, Netdev};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use virtio::IoBuffer;
+
+const GUEST: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+
+fn qemu() -> String {
+    std::env::var("STANDFAST_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned())
+}
+
+fn there_is_a_qemu() -> bool {
+    let help = Command::new(qemu()).args(["-netdev", "help"]).output();
+    let there = help.is_ok_and(|help| {
+        let text = String::from_utf8_lossy(&help.stdout).into_owned();
+        ["user", "dgram", "stream"]
+            .iter()
+            .all(|kind| text.lines().any(|line| line == *kind))
+    });
+    if !there {
+        assert!(
+            std::env::var_os("STANDFAST_NO_SKIP").is_none(),
+            "no QEMU with user networking"
+        );
+        // Past the test harness, which hides what a passing test prints.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no QEMU with user networking; nothing was exchanged with it"
+        );
+    }
+    there
+}
+
+struct Qemu(Child);
+
+impl Qemu {
+    /// A QEMU with nothing but a user network and the socket that `netdev` describes, on one hub.
+    fn with(netdev: &str) -> Self {
+        let arguments = [
+            "-M none -nodefaults -display none -netdev user,id=u -netdev",
+            &format!("{netdev},id=s"),
+            "-netdev hubport,id=a,hubid=0,netdev=u -netdev hubport,id=b,hubid=0,netdev=s",
+        ];
+        let child = Command::new(qemu())
+            .args(arguments.join(" ").split_whitespace())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn frame(to: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = to.to_vec();
+    frame.extend(GUEST);
+    frame.extend(kind.to_be_bytes());
+    frame.extend(payload);
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2);
+    let mut sum: u32 = words
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap()).to_be_bytes()
+}
+
+fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+    let mut packet = vec![
+        0x45, 0, length[0], length[1], 0, 1, 0, 0, 64, protocol, 0, 0,
+    ];
+    packet.extend(from);
+    packet.extend(to);
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend(payload);
+    packet
+}
+
+fn arp_for_the_gateway() -> Vec<u8> {
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(GUEST);
+    arp.extend([10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
+    frame([0xff; 6], 0x0806, &arp)
+}
+
+fn dhcp(kind: u8, options: &[u8]) -> Vec<u8> {
+    let mut message = vec![1, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef];
+    message.resize(28, 0);
+    message.extend(GUEST);
+    message.resize(236, 0);
+    message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, kind]);
+    message.extend(options);
+    message.push(255);
+    let length = u16::try_from(8 + message.len()).unwrap().to_be_bytes();
+    let mut udp = vec![0, 68, 0, 67, length[0], length[1], 0, 0];
+    udp.extend(message);
+    frame([0xff; 6], 0x0800, &ipv4(17, [0; 4], [255; 4], &udp))
+}
+
+fn ping_the_gateway() -> Vec<u8> {
+    let mut icmp = vec![8, 0, 0, 0, 1, 2, 3, 4];
+    icmp.extend(0..56);
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum);
+    let packet = ipv4(1, [10, 0, 2, 15], [10, 0, 2, 2], &icmp);
+    frame([0x52, 0x55, 10, 0, 2, 2], 0x0800, &packet)
+}
+
+/// Asks until there is an answer of the same protocol: a peer takes a while to be there, and is not to be asked in vain.
+fn ask(netdev: &dyn Netdev, question: &[u8]) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let mut copy = question.to_vec();
+        netdev.send(0, &[IoBuffer::of_bytes(&mut copy)]).unwrap();
+        if let Some(answer) = answer(netdev, question) {
+            return answer;
+        }
+    }
+    panic!("no answer within 20 s: {}", netdev.describe());
+}
+
+fn answer(netdev: &dyn Netdev, question: &[u8]) -> Option<Vec<u8>> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let again = Timespec {
+        tv_sec: 0,
+        tv_nsec: 200_000_000,
+    };
+    let mut room = vec![0; FRAME_BYTES_MAX];
+    loop {
+        while let Ok(Some(bytes)) = netdev.recv(0, &[IoBuffer::of_bytes(&mut room)]) {
+            let frame = &room[..bytes];
+            let same_kind = frame[12..14] == question[12..14];
+            if same_kind && (frame[12..14] == [8, 6] || frame[23] == question[23]) {
+                return Some(frame.to_vec());
+            }
+        }
+        let fd = netdev.poll_fd(0).unwrap();
+        let mut set = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        if poll(&mut set, Some(&again)).unwrap() == 0 {
+            return None;
+        }
+    }
+}
+
+/// What counts of an answer; the rest (ids, order of options, padding) may differ.
+fn meaning(answer: &[u8]) -> Vec<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut meaning = vec![format!("from {}", hex(&answer[6..12]))];
+    if answer[12..14] == [8, 6] {
+        meaning.push(hex(&answer[14..42]));
+        return meaning;
+    }
+    assert_eq!(checksum(&answer[14..34]), [0, 0]);
+    meaning.push(format!("ip {} {}", answer[23], hex(&answer[26..34])));
+    if answer[23] == 1 {
+        let end = 14 + usize::from(u16::from_be_bytes([answer[16], answer[17]]));
+        meaning.push(hex(&answer[34..end]));
+        return meaning;
+    }
+    let message = &answer[42..];
+    meaning.push(format!("yiaddr {}", hex(&message[16..20])));
+    let mut options = Vec::new();
+    let mut rest = &message[240..];
+    while rest[0] != 255 {
+        let end = 2 + usize::from(rest[1]);
+        options.push(format!("option {} {}", rest[0], hex(&rest[2..end])));
+        rest = &rest[end..];
+    }
+    options.sort();
+    meaning.extend(options);
+    meaning
+}
+
+/// Plays a guest's beginning on a network: the meanings of the answers.
+fn play(netdev: &dyn Netdev) -> Vec<Vec<String>> {
+    let request = [50, 4, 10, 0, 2, 15, 54, 4, 10, 0, 2, 2];
+    [
+        dhcp(1, &[]),
+        dhcp(3, &request),
+        arp_for_the_gateway(),
+        ping_the_gateway(),
+    ]
+    .iter()
+    .map(|question| meaning(&ask(netdev, question)))
+    .collect()
+}
+
+fn ours() -> Vec<Vec<String>> {
+    let config = UserConfig {
+        network: Ipv4Addr::new(10, 0, 2, 0),
+        mask: Ipv4Addr::new(255, 255, 255, 0),
+        host: Ipv4Addr::new(10, 0, 2, 2),
+        dns: Ipv4Addr::new(10, 0, 2, 3),
+        dhcp_start: Ipv4Addr::new(10, 0, 2, 15),
+        hostname: None,
+        domain_name: None,
+        restrict: false,
+    };
+    play(&UserNet::new(config).unwrap())
+}
+
+fn free_port() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+#[test]
+fn over_udp() {
+    if !there_is_a_qemu() {
+        return;
+    }
+    let (here, there) = (free_port(), free_port());
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let ours_is = ours();
+    for qemus in [
+        format!(
+            "dgram,local.type=inet,local.host=127.0.0.1,local.port={there},remote.type=inet,remote.host=127.0.0.1,remote.port={here}"
+        ),
+        format!("socket,udp=127.0.0.1:{here},localaddr=127.0.0.1:{there}"),
+    ] {
+        let socket = Datagrams::udp(at(here), at(there), "dgram").unwrap();
+        let _qemu = Qemu::with(&qemus);
+        assert_eq!(play(&socket), ours_is);
+    }
+}
+
+#[test]
+fn over_unix_datagrams() {
+    if !there_is_a_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [here, there] = ["here", "there"].map(|name| folder.path().join(name));
+    let socket = Datagrams::unix(&here, &there).unwrap();
+    let _qemu = Qemu::with(&format!(
+        "dgram,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+        there.display(),
+        here.display()
+    ));
+    assert_eq!(play(&socket), ours());
+}
+
+#[test]
+fn over_streams_whoever_listens() {
+    if !there_is_a_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net");
+    let address = StreamAddress::Unix(path.clone());
+    let ours_is = ours();
+    for server in [true, false] {
+        let source = if server {
+            StreamSource::Listen(address.clone())
+        } else {
+            StreamSource::Connect {
+                address: address.clone(),
+                reconnect: Some(Duration::from_millis(50)),
+            }
+        };
+        let netdev = Stream::open("s", "stream", source).unwrap();
+        let theirs = if server { "off" } else { "on" };
+        let _qemu = Qemu::with(&format!(
+            "stream,server={theirs},addr.type=unix,addr.path={}",
+            path.display()
+        ));
+        assert_eq!(play(&netdev), ours_is);
+    }
+}
