@@ -162,11 +162,14 @@ fn a_stale_entry_black_holes_the_guest_until_it_is_steered_to_its_standby() {
         let mut steering = Steering::discover("tap0", None, MAC).unwrap();
         let report = steering.to_standby();
 
-        let step = format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic: done");
+        let step = format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic sticky: done");
         assert_eq!(texts(&report), [step]);
         assert_eq!(port_of_guest().as_deref(), Some("tap0"));
+        // A NIC that loops the host's announcement back teaches the bridge nothing.
+        send_on_wire(&rarp(MAC, None));
         send_on_wire(&to_guest);
         assert_eq!(eventually("the frame", || received(&tap)), to_guest);
+        assert_eq!(port_of_guest().as_deref(), Some("tap0"));
 
         // Twice does no harm; back and away leave nothing.
         assert!(steering.to_standby().is_clean());
@@ -199,7 +202,7 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
         assert_eq!(
             texts(&report),
             [
-                format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic: done"),
+                format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic sticky: done"),
                 "ip link set dev pf0 vf 3 mac 00:00:00:00:00:00: failed".to_owned(),
                 format!("bridge fdb add {MAC_TEXT} dev pf0 self: done"),
             ]
@@ -242,7 +245,7 @@ fn an_entry_that_cannot_be_moved_is_at_least_forgotten() {
         assert_eq!(
             texts(&report)[..2],
             [
-                format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic: failed"),
+                format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic sticky: failed"),
                 format!("bridge fdb del {MAC_TEXT} dev pf0 master: done"),
             ]
         );

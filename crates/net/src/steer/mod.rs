@@ -10,7 +10,10 @@
 //! Two tables decide where the guest's frames go, and both are stale after a switch. The NIC's filter
 //! still hands them to a VF that no driver serves: the VF's administrative MAC is taken off. The
 //! bridge has learned the address on the PF's side and sends them back where they came from: the entry
-//! is moved to the tap's port, in one step, so that no frame finds neither.
+//! is moved to the tap's port, in one step, so that no frame finds neither, and held there (`sticky`):
+//! a NIC may loop the announcement that follows back to its PF, and the bridge would learn the address
+//! there again (seen with igb: each RARP of the host cost the guest its reception until it next sent
+//! something).
 //!
 //! Moments (the caller's part):
 //! - [`Steering::to_standby`] when the guest let go. Earlier, while the unplug is only asked, the VF's
@@ -32,7 +35,8 @@
 //!
 //! *Rejected: `learning off` on the PF's port.* It keeps a late frame of the VF from moving the entry
 //! back, and it also keeps the bridge from learning that the guest left for another host. *Rejected:
-//! static entries.* They outlive the process that made them.
+//! static entries.* They outlive the process that made them; a held one goes when the tap loses its
+//! carrier, which is when the process ends.
 
 mod discovery;
 mod route;
@@ -57,6 +61,8 @@ pub enum Step {
         mac: Mac,
         /// Name of the port.
         port: String,
+        /// What comes in at another port does not change that.
+        held: bool,
     },
     /// The bridge knows nothing of the guest at this port any more.
     ForgetAt {
@@ -102,10 +108,11 @@ impl fmt::Display for MacText<'_> {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::PointAt { mac, port } => {
+            Step::PointAt { mac, port, held } => {
+                let sticky = if *held { " sticky" } else { "" };
                 write!(
                     f,
-                    "bridge fdb replace {} dev {port} master dynamic",
+                    "bridge fdb replace {} dev {port} master dynamic{sticky}",
                     MacText(mac)
                 )
             }
@@ -259,7 +266,7 @@ impl Steering {
     pub fn to_standby(&mut self) -> Report {
         let mut report = Report::default();
         let pointed = match self.around.tap.clone() {
-            Ok(tap) => self.point_at(&tap, &mut report),
+            Ok(tap) => self.hold_at(&tap, &mut report),
             Err(_) => false,
         };
         // Unknown is better than wrong: the bridge then sends the frames everywhere.
@@ -284,7 +291,7 @@ impl Steering {
     pub fn to_both(&mut self) -> Report {
         let mut report = Report::default();
         if let Ok(tap) = self.around.tap.clone() {
-            self.point_at(&tap, &mut report);
+            self.hold_at(&tap, &mut report);
             self.ask_on_pf(&mut report);
         }
         report
@@ -342,10 +349,22 @@ impl Steering {
     }
 
     fn point_at(&mut self, port: &Port, report: &mut Report) -> bool {
-        let result = self.route.add_entry(port.index, self.mac, Table::Bridge);
+        self.point(port, Table::Bridge, report)
+    }
+
+    /// Points at the port and holds the entry there: many NICs hand a broadcast that the host sends back to the host
+    /// (their VFs are on that wire too), and a bridge that learned from it would send the guest's frames out again. A
+    /// kernel that cannot hold an entry (before 4.20) passes the flag over.
+    fn hold_at(&mut self, port: &Port, report: &mut Report) -> bool {
+        self.point(port, Table::Held, report)
+    }
+
+    fn point(&mut self, port: &Port, table: Table, report: &mut Report) -> bool {
+        let result = self.route.add_entry(port.index, self.mac, table);
         let step = Step::PointAt {
             mac: self.mac,
             port: port.name.clone(),
+            held: table == Table::Held,
         };
         let good = report.note(step, result);
         if good {

@@ -58,6 +58,9 @@ pub(super) enum Kind {
 pub(super) enum Table {
     /// The bridge that the interface is a port of (`master`).
     Bridge,
+    /// The same, and a frame that comes in at another port does not move the entry (`sticky`). It ages as any
+    /// other, and goes with the port's carrier.
+    Held,
     /// The interface's own filter (`self`).
     Own,
 }
@@ -176,10 +179,10 @@ impl Route {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| {})
     }
 
-    /// `bridge fdb replace MAC dev PORT master dynamic`, or `bridge fdb add MAC dev PORT self`.
+    /// `bridge fdb replace MAC dev PORT master dynamic [sticky]`, or `bridge fdb add MAC dev PORT self`.
     pub(super) fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
         let flags = match table {
-            Table::Bridge => NLM_F_CREATE | NLM_F_REPLACE,
+            Table::Bridge | Table::Held => NLM_F_CREATE | NLM_F_REPLACE,
             Table::Own => NLM_F_CREATE,
         };
         let request = RouteNetlinkMessage::NewNeighbour(entry(port, mac, table));
@@ -209,6 +212,10 @@ fn entry(port: u32, mac: Mac, table: Table) -> NeighbourMessage {
     (message.header.flags, message.header.state) = match table {
         // Learned like any other entry: it ages, and moves when the address shows up elsewhere.
         Table::Bridge => (NeighbourFlags::Controller, NeighbourState::Reachable),
+        Table::Held => (
+            NeighbourFlags::Controller | NeighbourFlags::Sticky,
+            NeighbourState::Reachable,
+        ),
         Table::Own => (NeighbourFlags::Own, NeighbourState::Permanent),
     };
     message
