@@ -99,6 +99,29 @@ pub struct VmConfig {
     pub fd_sets: Vec<FdSetMember>,
     /// `-rtc base=`.
     pub rtc_base: RtcBase,
+    /// `-qtest`.
+    pub qtest: Option<QtestConfig>,
+}
+
+/// Where the client is that stands in for the processors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QtestConfig {
+    /// The character device it talks on.
+    pub chardev: String,
+    /// `-qtest-log`: where what is said is written down.
+    pub log: QtestLog,
+}
+
+/// `-qtest-log`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum QtestLog {
+    /// Standard error, without the option.
+    #[default]
+    Stderr,
+    /// `none`.
+    Off,
+    /// A file.
+    File(PathBuf),
 }
 
 /// What is booted.
@@ -242,6 +265,7 @@ impl Default for VmConfig {
             globals: Vec::new(),
             fd_sets: Vec::new(),
             rtc_base: RtcBase::default(),
+            qtest: None,
         }
     }
 }

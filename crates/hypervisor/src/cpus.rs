@@ -7,9 +7,10 @@
 //!     └──┘ call: a closure runs in each vCPU's thread                       └─▶ Ended
 //! ```
 
+use crate::accelerator::{Processors, StateKind, decode, encode};
 use crate::signal::{self, KickTarget};
-use crate::vcpu::Vcpu;
-use crate::{CpuModel, HypervisorError, Vm};
+use crate::vcpu::{BootRegisters, Vcpu};
+use crate::{CpuModel, HypervisorError, VcpuState, Vm};
 use kvm_ioctls::VcpuExit;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -116,10 +117,12 @@ impl Gate {
     }
 }
 
-/// The machine's vCPUs. Dropping them ends their threads.
-pub struct Cpus {
+/// The machine's vCPUs under KVM. Dropping them ends their threads.
+pub(crate) struct Cpus {
     gate: Arc<Gate>,
     threads: Vec<JoinHandle<()>>,
+    /// What each was like when power came.
+    power_on: Arc<Vec<VcpuState>>,
 }
 
 impl Cpus {
@@ -127,7 +130,7 @@ impl Cpus {
     ///
     /// # Errors
     /// More than the host allows, or an ioctl failed.
-    pub fn new(
+    pub(crate) fn new(
         vm: &Arc<Vm>,
         count: u32,
         model: &CpuModel,
@@ -155,6 +158,7 @@ impl Cpus {
         let mut cpus = Self {
             gate: Arc::clone(&gate),
             threads: Vec::new(),
+            power_on: Arc::default(),
         };
         for index in 0..count {
             let vcpu = Vcpu::new(Arc::clone(vm), index, model)?;
@@ -168,50 +172,8 @@ impl Cpus {
                 })?;
             cpus.threads.push(thread);
         }
+        cpus.power_on = Arc::new(cpus.on_each(|vcpu| vcpu.save())?);
         Ok(cpus)
-    }
-
-    /// Number of vCPUs.
-    pub fn count(&self) -> usize {
-        self.threads.len()
-    }
-
-    /// The thread id of each vCPU, for `query-cpus-fast`.
-    ///
-    /// # Errors
-    /// A vCPU's thread is gone.
-    pub fn thread_ids(&self) -> Result<Vec<i32>, HypervisorError> {
-        #[allow(unsafe_code)]
-        // SAFETY: gettid has no preconditions.
-        self.on_each(|_| Ok(unsafe { libc::gettid() }))
-    }
-
-    /// Lets the guest run.
-    pub fn resume(&self) {
-        let mut state = self.gate.state();
-        state.order = Order::Run;
-        self.gate.changed.notify_all();
-    }
-
-    /// Takes all vCPUs out of the guest and waits until the last one is parked. Afterwards no vCPU thread touches
-    /// a device, and each vCPU's registers are settled: an access that had left the guest is complete.
-    pub fn pause(&self) {
-        let mut state = self.gate.state();
-        state.order = Order::Pause;
-        drop(state);
-        for thread in &self.threads {
-            signal::kick(thread);
-        }
-        self.gate.changed.notify_all();
-        state = self.gate.state();
-        while !state
-            .parked
-            .iter()
-            .zip(&self.threads)
-            .all(|(parked, thread)| *parked || thread.is_finished())
-        {
-            state = self.gate.wait(state);
-        }
     }
 
     /// Runs `work` in each vCPU's thread in turn and returns what it gave.
@@ -220,7 +182,7 @@ impl Cpus {
     ///
     /// # Errors
     /// The first error of `work`, or [`HypervisorError::Gone`].
-    pub fn on_each<T, F>(&self, work: F) -> Result<Vec<T>, HypervisorError>
+    fn on_each<T, F>(&self, work: F) -> Result<Vec<T>, HypervisorError>
     where
         T: Send + 'static,
         F: Fn(&mut Vcpu) -> Result<T, HypervisorError> + Send + Sync + 'static,
@@ -242,6 +204,76 @@ impl Cpus {
             answers.push(receiver.recv().map_err(|_| gone())??);
         }
         Ok(answers)
+    }
+}
+
+impl Processors for Cpus {
+    fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    fn thread_ids(&self) -> Result<Vec<i32>, HypervisorError> {
+        #[allow(unsafe_code)]
+        // SAFETY: gettid has no preconditions.
+        self.on_each(|_| Ok(unsafe { libc::gettid() }))
+    }
+
+    fn resume(&self) {
+        let mut state = self.gate.state();
+        state.order = Order::Run;
+        self.gate.changed.notify_all();
+    }
+
+    /// Afterwards each vCPU's registers are settled as well: an access that had left the guest is complete.
+    fn pause(&self) {
+        let mut state = self.gate.state();
+        state.order = Order::Pause;
+        drop(state);
+        for thread in &self.threads {
+            signal::kick(thread);
+        }
+        self.gate.changed.notify_all();
+        state = self.gate.state();
+        while !state
+            .parked
+            .iter()
+            .zip(&self.threads)
+            .all(|(parked, thread)| *parked || thread.is_finished())
+        {
+            state = self.gate.wait(state);
+        }
+    }
+
+    fn reset(&self, boot: Option<BootRegisters>) -> Result<(), HypervisorError> {
+        let power_on = Arc::clone(&self.power_on);
+        self.on_each(move |vcpu| match power_on.get(vcpu.index() as usize) {
+            Some(state) => vcpu.reset(state, boot),
+            None => Ok(()),
+        })?;
+        Ok(())
+    }
+
+    fn kind(&self) -> StateKind {
+        StateKind {
+            model: "vcpu",
+            version: VcpuState::VERSION,
+        }
+    }
+
+    fn save(&self) -> Result<Vec<Vec<u8>>, HypervisorError> {
+        let states = self.on_each(|vcpu| vcpu.save())?;
+        states.iter().map(|state| encode("vCPU", state)).collect()
+    }
+
+    fn restore(&self, states: &[Vec<u8>]) -> Result<(), HypervisorError> {
+        let decoded: Result<Vec<VcpuState>, _> =
+            states.iter().map(|state| decode("vCPU", state)).collect();
+        let decoded = decoded?;
+        self.on_each(move |vcpu| match decoded.get(vcpu.index() as usize) {
+            Some(state) => vcpu.restore(state),
+            None => Ok(()),
+        })?;
+        Ok(())
     }
 }
 

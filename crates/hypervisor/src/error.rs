@@ -1,4 +1,4 @@
-//! What can go wrong between the machine and KVM.
+//! What can go wrong between the machine and who runs the guest.
 
 use std::io;
 
@@ -22,6 +22,15 @@ pub enum HypervisorError {
     /// An ioctl failed.
     #[error("KVM: {what}: {source}")]
     Ioctl {
+        /// What was being done.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The host has no more of something.
+    #[error("{what}: {source}")]
+    Host {
         /// What was being done.
         what: &'static str,
         /// The kernel's answer.

@@ -1,34 +1,42 @@
-//! vCPUs and the hypervisor's side of guest memory.
+//! Who runs the guest: KVM's vCPUs, or a client that stands in for them; and the hypervisor's side of guest memory.
 //!
 //! ```text
-//!   machine ── Cpus: one thread a vCPU, run / pause / call ──▶ Vcpu ── KVM_RUN ──▶ guest
-//!      │                                                        │ exits
-//!      │                                                        ▼
-//!      │                                                   Bus (ports and memory that is not RAM)
-//!      └── Vm: memory slots, dirty log, interrupt routes, doorbells  (the Platform of crate pci)
+//!   machine ── Processors: one thread a vCPU, run / pause / call ──▶ Vcpu ── KVM_RUN ──▶ guest
+//!      │                                                              │ exits
+//!      │                                                              ▼
+//!      │                                                         Bus (ports and memory that is not RAM)
+//!      │                                                              ▲
+//!      │                                                              │ reads, writes
+//!      │                                                         qtest::Client ◀── a test in this process, or the socket
+//!      └── Accelerator: Vm (memory slots, dirty log, interrupt routes, doorbells), or Qtest
+//!                                                                        (each is the Platform of crate pci)
 //! ```
 //!
 //! A vCPU's registers are touched by its own thread alone: whoever wants them (a save, a restore, a reset) hands
-//! the thread a closure while the vCPUs are paused ([`Cpus::on_each`]).
+//! the thread a closure while the vCPUs are paused.
 
+mod accelerator;
 mod cpuid;
 mod cpus;
 mod error;
 mod interrupts;
 mod irqchip;
 mod preflight;
+pub mod qtest;
 mod signal;
 mod slots;
 mod vcpu;
 mod vcpu_state;
 mod vm;
 
+pub use accelerator::{Accelerator, Processors, StateKind};
 pub use cpuid::{CpuModel, Topology};
-pub use cpus::{Bus, CpuEvent, CpuListener, Cpus};
+pub use cpus::{Bus, CpuEvent, CpuListener};
 pub use error::HypervisorError;
 pub use irqchip::IrqchipState;
+pub use qtest::Qtest;
 pub use slots::DirtyLog;
-pub use vcpu::{BootRegisters, GDT, Vcpu};
+pub use vcpu::{BootRegisters, GDT};
 pub use vcpu_state::VcpuState;
 pub use vm::Vm;
 

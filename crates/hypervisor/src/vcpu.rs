@@ -79,7 +79,7 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 /// A virtual CPU, in the hands of its thread.
-pub struct Vcpu {
+pub(crate) struct Vcpu {
     pub(crate) fd: VcpuFd,
     index: u32,
     vm: Arc<Vm>,
@@ -94,20 +94,15 @@ impl Vcpu {
     }
 
     /// Its number, which is its APIC id.
-    pub fn index(&self) -> u32 {
+    pub(crate) fn index(&self) -> u32 {
         self.index
-    }
-
-    /// The time stamp counter's frequency in kHz, where the kernel tells.
-    pub fn tsc_khz(&self) -> Option<u32> {
-        self.fd.get_tsc_khz().ok()
     }
 
     /// Reads everything a guest can see of it.
     ///
     /// # Errors
     /// An ioctl failed.
-    pub fn save(&self) -> Result<VcpuState, HypervisorError> {
+    pub(crate) fn save(&self) -> Result<VcpuState, HypervisorError> {
         VcpuState::save(&self.fd, self.vm.msr_indices())
     }
 
@@ -115,16 +110,8 @@ impl Vcpu {
     ///
     /// # Errors
     /// The state does not fit or the kernel refuses it.
-    pub fn restore(&self, state: &VcpuState) -> Result<(), HypervisorError> {
+    pub(crate) fn restore(&self, state: &VcpuState) -> Result<(), HypervisorError> {
         state.restore(&self.fd)
-    }
-
-    /// Tells the guest's clock that it was stopped, so that its watchdogs do not bark. A guest without that
-    /// clock needs no telling.
-    pub fn clock_was_stopped(&self) {
-        if let Err(error) = self.fd.kvmclock_ctrl() {
-            tracing::trace!(vcpu = self.index, %error, "no paravirtual clock to tell of the stop");
-        }
     }
 
     /// Power-on state; the first vCPU then begins as the boot protocol says, the others wait for their start-up
@@ -132,7 +119,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// An ioctl failed.
-    pub fn reset(
+    pub(crate) fn reset(
         &self,
         power_on: &VcpuState,
         boot: Option<BootRegisters>,

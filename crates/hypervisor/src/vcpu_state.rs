@@ -2,8 +2,8 @@
 
 use crate::HypervisorError;
 use kvm_bindings::{
-    KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use minicbor::{Decode, Encode};
@@ -138,11 +138,6 @@ impl VcpuState {
         let events = self.events.get::<kvm_vcpu_events>("pending events")?;
         vcpu.set_vcpu_events(&events)
             .map_err(error("KVM_SET_VCPU_EVENTS"))
-    }
-
-    /// Whether the vCPU was running code (rather than waiting for a start-up message or halted).
-    pub fn runnable(&self) -> bool {
-        self.mp_state == KVM_MP_STATE_RUNNABLE
     }
 
     fn restore_tsc_khz(&self, vcpu: &VcpuFd) {

@@ -1,8 +1,10 @@
 //! The virtual machine as KVM has it, and the [`Platform`] that devices see.
 
+use crate::accelerator::{Accelerator, Processors, StateKind, decode, encode};
+use crate::cpus::{Bus, CpuListener, Cpus};
 use crate::interrupts::Routes;
 use crate::slots::{DirtyLog, Slots};
-use crate::{HypervisorError, IrqchipState, preflight};
+use crate::{CpuModel, HypervisorError, IrqchipState, Topology, preflight};
 use kvm_bindings::{
     KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL, KVM_PIT_SPEAKER_DUMMY,
     kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_pit_config,
@@ -114,52 +116,50 @@ impl Vm {
     pub(crate) fn msr_indices(&self) -> &[u32] {
         &self.msr_indices
     }
+}
 
-    /// Switches the log of pages the guest writes on, all clean, or off.
-    ///
-    /// # Errors
-    /// An ioctl failed.
-    pub fn set_dirty_log(&self, on: bool) -> Result<(), HypervisorError> {
-        self.slots.set_dirty_log(on)
+impl Accelerator for Vm {
+    fn name(&self) -> &'static str {
+        "kvm"
     }
 
-    /// The pages written since the last call or since the log was switched on; empty while it is off.
-    ///
-    /// # Errors
-    /// An ioctl failed.
-    pub fn dirty_log(&self) -> Result<Vec<DirtyLog>, HypervisorError> {
-        self.slots.dirty_log()
-    }
-
-    /// Reads interrupt controllers, timer and clock; the vCPUs are paused.
-    ///
-    /// # Errors
-    /// An ioctl failed.
-    pub fn save_irqchip(&self) -> Result<IrqchipState, HypervisorError> {
-        IrqchipState::save(&self.fd)
-    }
-
-    /// Sets interrupt controllers, timer and clock; the vCPUs are paused.
-    ///
-    /// # Errors
-    /// The state does not fit or an ioctl failed.
-    pub fn restore_irqchip(&self, state: &IrqchipState) -> Result<(), HypervisorError> {
-        state.restore(&self.fd)
-    }
-
-    /// A device's share of the interrupt line `gsi` (0..24).
-    pub fn irq_line(&self, gsi: u32) -> Arc<dyn IntxLine> {
+    fn irq_line(&self, gsi: u32) -> Arc<dyn IntxLine> {
         self.routes.line(gsi)
     }
 
-    /// A doorbell at an I/O port.
-    ///
-    /// # Errors
-    /// The port is taken.
-    pub fn add_port_doorbell(&self, port: u16, fd: &EventFd) -> io::Result<()> {
-        self.fd
-            .register_ioevent(fd, &IoEventAddress::Pio(u64::from(port)), NoDatamatch)
-            .map_err(io_error)
+    fn processors(
+        self: Arc<Self>,
+        count: u32,
+        topology: Topology,
+        bus: Arc<dyn Bus>,
+        listener: Arc<dyn CpuListener>,
+    ) -> Result<Box<dyn Processors>, HypervisorError> {
+        let model = CpuModel::host(&self.kvm, topology)?;
+        Ok(Box::new(Cpus::new(&self, count, &model, &bus, &listener)?))
+    }
+
+    fn set_dirty_log(&self, on: bool) -> Result<(), HypervisorError> {
+        self.slots.set_dirty_log(on)
+    }
+
+    fn dirty_log(&self) -> Result<Vec<DirtyLog>, HypervisorError> {
+        self.slots.dirty_log()
+    }
+
+    fn irqchip_kind(&self) -> StateKind {
+        StateKind {
+            model: "kvm-irqchip",
+            version: IrqchipState::VERSION,
+        }
+    }
+
+    fn save_irqchip(&self) -> Result<Vec<u8>, HypervisorError> {
+        encode("interrupt controllers", &IrqchipState::save(&self.fd)?)
+    }
+
+    fn restore_irqchip(&self, state: &[u8]) -> Result<(), HypervisorError> {
+        let state: IrqchipState = decode("interrupt controllers", state)?;
+        state.restore(&self.fd)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::pairs::PairKeeper;
 use crate::run_state::RunState;
 use config::vm::VmConfig;
 use failover::Moment;
-use hypervisor::{CpuEvent, Cpus, IrqchipState, VcpuState, Vm};
+use hypervisor::{Accelerator, CpuEvent, Processors, Qtest};
 use memory::Ram;
 use pci::{Hotplug, RootComplex};
 use std::sync::Arc;
@@ -32,12 +32,6 @@ pub const fn intx_gsi(device: u8, pin: u8) -> u8 {
     FIRST_PCI_LINE + pci::pirq(device, pin)
 }
 
-/// What the vCPUs and interrupt controllers were like when power came.
-pub(crate) struct PowerOn {
-    pub(crate) vcpus: Arc<Vec<VcpuState>>,
-    pub(crate) irqchip: IrqchipState,
-}
-
 /// The whole machine. Made by [`crate::build::build`]; from then on only the control thread touches it.
 pub struct Board {
     pub(crate) config: VmConfig,
@@ -45,11 +39,14 @@ pub struct Board {
     pub(crate) listener: Box<dyn MachineListener>,
     pub(crate) map: AddressMap,
     pub(crate) ram: Arc<Ram>,
-    pub(crate) vm: Arc<Vm>,
+    pub(crate) vm: Arc<dyn Accelerator>,
+    /// The same, when it is this one.
+    pub(crate) qtest: Option<Arc<Qtest>>,
     // Before `chipset` and `devices`: vCPU threads end before what they touch is gone.
-    pub(crate) cpus: Cpus,
+    pub(crate) cpus: Box<dyn Processors>,
     pub(crate) cpu_threads: Vec<i32>,
-    pub(crate) power_on: PowerOn,
+    /// What the interrupt controllers were like when power came.
+    pub(crate) power_on_irqchip: Vec<u8>,
     pub(crate) root: Arc<RootComplex>,
     pub(crate) hotplug: Hotplug,
     pub(crate) chipset: Chipset,
@@ -91,6 +88,11 @@ impl Board {
     /// The tree of PCI functions.
     pub fn root(&self) -> &Arc<RootComplex> {
         &self.root
+    }
+
+    /// The accelerator without processors, if it is the machine's: what a test in this process drives the machine by.
+    pub fn qtest(&self) -> Option<&Arc<Qtest>> {
+        self.qtest.as_ref()
     }
 
     /// Set when the program is to end, with this status.
@@ -141,12 +143,7 @@ impl Board {
             }
             None => None,
         };
-        let power_on = Arc::clone(&self.power_on.vcpus);
-        self.cpus
-            .on_each(move |vcpu| match power_on.get(vcpu.index() as usize) {
-                Some(state) => vcpu.reset(state, registers),
-                None => Ok(()),
-            })?;
+        self.cpus.reset(registers)?;
         Ok(())
     }
 
@@ -253,7 +250,7 @@ impl Board {
     }
 
     fn reset_devices(&mut self) -> Result<(), MachineError> {
-        self.vm.restore_irqchip(&self.power_on.irqchip)?;
+        self.vm.restore_irqchip(&self.power_on_irqchip)?;
         self.chipset.reset();
         self.hotplug.reset();
         self.root.reset();

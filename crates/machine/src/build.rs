@@ -3,10 +3,11 @@
 use crate::MachineError;
 use crate::acpi::{self, Description, HotplugSlot};
 use crate::address_map::{AddressMap, ECAM, PCI_IO, PCI_MEM32};
-use crate::board::{Board, FIRST_PCI_LINE, PowerOn};
+use crate::board::{Board, FIRST_PCI_LINE};
 use crate::bus::BoardBus;
 use crate::chardev::{Chardev, OutboxWriter};
 use crate::chipset::PortDevice;
+use crate::chipset::fw_cfg::{FW_CFG_PORT, FW_CFG_PORTS, FwCfg, FwCfgFacts};
 use crate::chipset::lpc::LpcBridge;
 use crate::chipset::power::{HOTPLUG_GPE, PM_PORT, PM_PORTS, Power};
 use crate::chipset::reset::{KEYBOARD_STATUS, KeyboardReset, ResetControl};
@@ -21,21 +22,23 @@ use crate::network::{FdSource, Netdevs};
 use crate::outgoing::OutgoingSide;
 use crate::pairs::{PairKeeper, SlotWatcher};
 use crate::run_state::RunState;
-use config::vm::{DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig};
-use hypervisor::{Bus, CpuEvent, CpuListener, CpuModel, Cpus, Topology, Vm};
-use memory::{HugePages, Ram, RamBackend, RamConfig};
+use config::vm::{
+    Accel, DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig,
+};
+use hypervisor::{Accelerator, Bus, CpuEvent, CpuListener, HypervisorError, Qtest, Topology, Vm};
+use memory::{GuestRam, HugePages, Ram, RamBackend, RamConfig};
 use pci::{
-    AcpiHotplug, ConfigPorts, FirmwareWindows, HostBridge, HostWindows, Hotplug, RootComplex,
-    RootPort, SlotDriver,
+    AcpiHotplug, ConfigPorts, FirmwareWindows, HostBridge, HostWindows, Hotplug, Platform,
+    RootComplex, RootPort, SlotDriver,
 };
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// The PC's devices that are no PCI functions.
 pub(crate) struct Chipset {
     pub(crate) power: Arc<Power>,
     pub(crate) rtc: Arc<Rtc>,
+    pub(crate) fw_cfg: Arc<FwCfg>,
     pub(crate) serials: Vec<Arc<SerialPort>>,
     pub(crate) config_ports: Arc<ConfigPorts>,
 }
@@ -43,6 +46,7 @@ pub(crate) struct Chipset {
 impl Chipset {
     pub(crate) fn reset(&self) {
         self.power.reset();
+        self.fw_cfg.reset();
         self.config_ports.set_address(0);
         for serial in &self.serials {
             serial.reset();
@@ -58,8 +62,14 @@ impl CpuListener for CpuPoster {
     }
 }
 
-/// Physical address bits of this host's CPUs, as CPUID tells.
-fn physical_bits() -> u8 {
+/// Physical address bits where no processor has any: those of QEMU's model `qemu64`.
+const CLIENT_PHYSICAL_BITS: u8 = 40;
+
+/// Physical address bits: this host's CPUs', as CPUID tells, unless a client stands in for them.
+fn physical_bits(config: &VmConfig) -> u8 {
+    if config.machine.accelerators() == [Accel::Qtest] {
+        return CLIENT_PHYSICAL_BITS;
+    }
     let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
     if highest < 0x8000_0008 {
         return 36;
@@ -156,11 +166,9 @@ fn local_offset_s(now_s: i64) -> i64 {
     }
 }
 
-fn rtc(base: RtcBase) -> Arc<Rtc> {
-    let now = || {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-    };
+fn rtc(base: RtcBase, control: &Control) -> Arc<Rtc> {
+    let clock = Arc::clone(control.host_clock());
+    let now = move || clock.wall_s();
     let offset = match base {
         RtcBase::Utc => 0,
         RtcBase::LocalTime => local_offset_s(now()),
@@ -174,7 +182,40 @@ fn power_listener(control: &Control) -> PowerListener {
     Arc::new(move |request: PowerRequest| control.post(move |board| board.power_request(request)))
 }
 
-/// Builds the machine, stopped, with all its devices.
+/// Who runs the guest, and the same when it is a client.
+type Runner = (Arc<dyn Accelerator>, Option<Arc<Qtest>>);
+
+fn start(accel: Accel, ram: &Arc<GuestRam>) -> Result<Runner, HypervisorError> {
+    match accel {
+        Accel::Kvm => Ok((Vm::new(Arc::clone(ram))?, None)),
+        Accel::Qtest => {
+            let qtest = Qtest::new(Arc::clone(ram))?;
+            Ok((qtest.clone(), Some(qtest)))
+        }
+    }
+}
+
+/// The first accelerator of the configuration's that works here.
+fn accelerator(config: &VmConfig, ram: &Arc<GuestRam>) -> Result<Runner, MachineError> {
+    let mut accels = config.machine.accelerators().iter().peekable();
+    while let Some(accel) = accels.next() {
+        match (start(*accel, ram), accels.peek()) {
+            (Ok(runner), _) => return Ok(runner),
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(next)) => {
+                let next = match next {
+                    Accel::Kvm => "kvm",
+                    Accel::Qtest => "qtest",
+                };
+                tracing::warn!("{error}; falling back to {next}");
+            }
+        }
+    }
+    Err(MachineError::refused("no accelerator is configured"))
+}
+
+/// Builds the machine, stopped, with all its devices. With the accelerator `qtest`, [`Board::qtest`] is what a client
+/// drives it by.
 ///
 /// `fds` resolves the descriptors that a monitor's client named.
 ///
@@ -186,21 +227,27 @@ pub fn build(
     listener: Box<dyn MachineListener>,
     fds: &dyn FdSource,
 ) -> Result<Board, MachineError> {
-    let map = AddressMap::new(config.memory_bytes, physical_bits());
+    let map = AddressMap::new(config.memory_bytes, physical_bits(&config));
     let ram = allocate(&config, &map)?;
-    let vm = Vm::new(Arc::clone(ram.guest()))?;
+    let (vm, qtest) = accelerator(&config, ram.guest())?;
 
     let powers = power_listener(&control);
     let clock = {
-        let control = control.clone();
-        Arc::new(move || control.elapsed())
+        let clock = Arc::clone(control.guest_clock());
+        Arc::new(move || clock.now())
     };
     let power = Power::new(
         vm.irq_line(u32::from(acpi::SCI)),
         Arc::clone(&powers),
         clock,
     );
-    let rtc = rtc(config.rtc_base);
+    let rtc = rtc(config.rtc_base, &control);
+    let fw_cfg = Arc::new(FwCfg::new(&FwCfgFacts {
+        ram_bytes: config.memory_bytes,
+        cpus: u16::try_from(config.smp.cpus).unwrap_or(u16::MAX),
+        no_graphics: config.nographic,
+        uuid: config.uuid.map_or([0; 16], |uuid| *uuid.as_bytes()),
+    }));
 
     let lines = Arc::clone(&vm);
     let wiring = Box::new(move |pirq: u8| lines.irq_line(u32::from(FIRST_PCI_LINE + pirq)));
@@ -218,7 +265,7 @@ pub fn build(
     };
     place(0, "mch", Arc::new(HostBridge::new(ECAM.start, 256)))?;
     place(0x1f << 3, "ICH9-LPC", Arc::new(LpcBridge::new()))?;
-    let ports = insert_ports(&config, &root, &vm)?;
+    let ports = insert_ports(&config, &root, vm.as_ref())?;
     let gpe = Arc::clone(&power);
     let hotplug = Hotplug::new(
         Arc::clone(&root),
@@ -241,6 +288,7 @@ pub fn build(
         .iter()
         .map(|m| m.chardev.as_str())
         .filter(|id| !shared(id))
+        .chain(config.qtest.as_ref().map(|q| q.chardev.as_str()))
         .collect();
     for chardev in config
         .chardevs
@@ -269,6 +317,7 @@ pub fn build(
     }
     io.push((PM_PORT..PM_PORT + PM_PORTS, power.clone()));
     io.push((RTC_PORT..RTC_PORT + 2, rtc.clone()));
+    io.push((FW_CFG_PORT..FW_CFG_PORT + FW_CFG_PORTS, fw_cfg.clone()));
     io.push((
         KEYBOARD_STATUS..KEYBOARD_STATUS + 1,
         Arc::new(KeyboardReset::new(Arc::clone(&powers))),
@@ -289,14 +338,10 @@ pub fn build(
         threads: config.smp.threads,
         cores: config.smp.cores * config.smp.dies,
     };
-    let model = CpuModel::host(vm.kvm(), topology)?;
     let cpu_listener: Arc<dyn CpuListener> = Arc::new(CpuPoster(control.clone()));
-    let cpus = Cpus::new(&vm, config.smp.cpus, &model, &bus, &cpu_listener)?;
+    let cpus = Arc::clone(&vm).processors(config.smp.cpus, topology, bus, cpu_listener)?;
     let cpu_threads = cpus.thread_ids()?;
-    let power_on = PowerOn {
-        vcpus: Arc::new(cpus.on_each(|vcpu| vcpu.save())?),
-        irqchip: vm.save_irqchip()?,
-    };
+    let power_on_irqchip = vm.save_irqchip()?;
 
     let incoming = config.incoming.is_some();
     let serial_resources: Vec<(u16, u8)> = serial_ports.iter().map(|p| (p.iobase, p.irq)).collect();
@@ -306,14 +351,16 @@ pub fn build(
         map,
         ram,
         vm,
+        qtest,
         cpus,
         cpu_threads,
-        power_on,
+        power_on_irqchip,
         root,
         hotplug,
         chipset: Chipset {
             power,
             rtc,
+            fw_cfg,
             serials,
             config_ports,
         },
@@ -372,7 +419,7 @@ fn tables(board: &Board, serials: &[(u16, u8)]) -> Result<Vec<u8>, MachineError>
 fn insert_ports(
     config: &VmConfig,
     root: &RootComplex,
-    vm: &Arc<Vm>,
+    platform: &dyn Platform,
 ) -> Result<Vec<String>, MachineError> {
     let acpi = config.machine.acpi_pci_hotplug;
     let mut driven = Vec::new();
@@ -410,7 +457,7 @@ fn insert_ports(
             },
             multifunction: device.multifunction,
         };
-        let made = RootPort::new(wanted, vm.as_ref()).map_err(|e| failed(e.to_string()))?;
+        let made = RootPort::new(wanted, platform).map_err(|e| failed(e.to_string()))?;
         root.insert_port(devfn, Arc::new(made))
             .map_err(|e| failed(e.to_string()))?;
         if acpi && port.hotplug {

@@ -10,9 +10,11 @@
 //! answers from where the events are emitted.
 
 use crate::board::Board;
+use crate::clock::{Clock, Clocks};
 use failover::Moment;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Something to be done on the control thread.
 pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
@@ -21,7 +23,7 @@ pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
 #[derive(Clone)]
 pub struct Control {
     jobs: Sender<Job>,
-    epoch: Instant,
+    clocks: Clocks,
 }
 
 /// The receiving end, which becomes the control thread.
@@ -46,12 +48,22 @@ pub(crate) fn give_way() {
     }
 }
 
-/// A handle and the loop behind it.
+/// A handle and the loop behind it, by the host's clock.
 pub fn control() -> (Control, ControlLoop) {
-    let (sender, receiver) = channel();
+    control_with(Clocks::host())
+}
+
+/// A handle and the loop behind it, by these clocks.
+pub fn control_with(clocks: Clocks) -> (Control, ControlLoop) {
+    let (sender, receiver) = channel::<Job>();
+    let wake = sender.clone();
+    clocks.host.on_move(Box::new(move || {
+        // A loop that has ended has nothing that could be due.
+        let _ = wake.send(Box::new(|_| {}));
+    }));
     let control = Control {
         jobs: sender,
-        epoch: Instant::now(),
+        clocks,
     };
     (
         control.clone(),
@@ -86,14 +98,20 @@ impl Control {
         receiver.recv().map_err(|_| Ended)
     }
 
-    /// Now, on the machine's monotonic clock.
+    /// Now, on the clock by which the machine's waits end.
     pub fn now(&self) -> Moment {
-        Moment::from_ms(u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX))
+        let now = self.clocks.host.now().as_millis();
+        Moment::from_ms(u64::try_from(now).unwrap_or(u64::MAX))
     }
 
-    /// Time since the machine was made.
-    pub fn elapsed(&self) -> Duration {
-        self.epoch.elapsed()
+    /// The clock by which the machine's waits end.
+    pub fn host_clock(&self) -> &Arc<dyn Clock> {
+        &self.clocks.host
+    }
+
+    /// The clock by which the guest's devices count.
+    pub fn guest_clock(&self) -> &Arc<dyn Clock> {
+        &self.clocks.guest
     }
 }
 
@@ -105,15 +123,16 @@ impl ControlLoop {
                 return (status, board);
             }
             let now = self.control.now();
-            let job = match board.next_deadline() {
-                Some(deadline) => {
-                    let wait = Duration::from_millis(deadline.ms_since(now));
-                    match self.jobs.recv_timeout(wait) {
-                        Ok(job) => Some(job),
-                        Err(RecvTimeoutError::Timeout) => None,
-                        Err(RecvTimeoutError::Disconnected) => return (0, board),
-                    }
-                }
+            let wait = board.next_deadline().and_then(|deadline| {
+                let left = Duration::from_millis(deadline.ms_since(now));
+                self.control.clocks.host.host_wait(left)
+            });
+            let job = match wait {
+                Some(wait) => match self.jobs.recv_timeout(wait) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return (0, board),
+                },
                 None => match self.jobs.recv() {
                     Ok(job) => Some(job),
                     Err(_) => return (0, board),

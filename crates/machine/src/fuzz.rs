@@ -1,6 +1,7 @@
 //! An entry for fuzzing: the state that a stream brings for what is not a PCI function, then a guest at the chipset's ports.
 
 use crate::chipset::PortDevice;
+use crate::chipset::fw_cfg::FwCfgState;
 use crate::chipset::power::Power;
 use crate::chipset::rtc::{Rtc, RtcState};
 use crate::chipset::serial::SerialPort;
@@ -66,6 +67,7 @@ impl Chipset {
             serials: vec![self.serial.save()],
             config_address: 0x8000_0000,
             pending_power: Some(1),
+            fw_cfg: Some(FwCfgState::default()),
         };
         minicbor::to_vec(state).unwrap_or_default()
     }

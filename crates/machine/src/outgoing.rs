@@ -5,16 +5,17 @@
 
 use crate::MachineError;
 use crate::board::Board;
+use crate::clock::MigrationClock;
 use crate::control::Control;
 use crate::event::MachineEvent;
 use crate::run_state::RunState;
-use hypervisor::Vm;
+use hypervisor::Accelerator;
 use memory::{DirtyPages, Ram};
 use migration::channel::Address;
 use migration::{
-    CancelToken, Capabilities, Capability, Configuration, DevicePayload, Info, MonotonicClock,
-    Outcome, Outgoing, OutgoingOptions, Parameters, ParametersUpdate, Reason, SharedParameters,
-    Source, State, StoppedVm, Unplug, VmIs,
+    CancelToken, Capabilities, Capability, Configuration, DevicePayload, Info, Outcome, Outgoing,
+    OutgoingOptions, Parameters, ParametersUpdate, Reason, SharedParameters, Source, State,
+    StoppedVm, Unplug, VmIs,
 };
 use net::announce::AnnounceParameters;
 use std::os::fd::OwnedFd;
@@ -91,7 +92,7 @@ impl OutgoingSide {
 struct MachineSource {
     control: Control,
     ram: Arc<Ram>,
-    vm: Arc<Vm>,
+    vm: Arc<dyn Accelerator>,
     unplugged: Receiver<Result<(), Reason>>,
     interrupt: Sender<Result<(), Reason>>,
 }
@@ -218,7 +219,7 @@ impl Board {
                 .outgoing
                 .capabilities
                 .has(Capability::PauseBeforeSwitchover),
-            clock: Arc::new(MonotonicClock::new()),
+            clock: Arc::new(MigrationClock(Arc::clone(self.control.host_clock()))),
             on_change: Box::new(move |_, to: State| {
                 control.post(move |board| board.migration_state(to))
             }),

@@ -2,10 +2,10 @@
 
 use crate::board::Board;
 use crate::chipset::PowerRequest;
+use crate::chipset::fw_cfg::FwCfgState;
 use crate::chipset::power::PowerState;
 use crate::chipset::rtc::RtcState;
 use crate::chipset::serial::UartState;
-use hypervisor::{IrqchipState, VcpuState};
 use migration::{BlockShape, Configuration, DevicePayload, DevicePayloads, DeviceShape, Reason};
 use minicbor::{Decode, Encode};
 
@@ -23,11 +23,13 @@ pub(crate) struct ChipsetState {
     /// A reset (1) or power-off (2) that the guest asked for as it was stopped.
     #[n(4)]
     pub(crate) pending_power: Option<u8>,
+    /// Since version 2.
+    #[n(5)]
+    pub(crate) fw_cfg: Option<FwCfgState>,
 }
 
 const CHIPSET: &str = "chipset";
-const CHIPSET_VERSION: u32 = 1;
-const IRQCHIP: &str = "kvm-irqchip";
+const CHIPSET_VERSION: u32 = 2;
 const HOTPLUG: &str = "acpi-pci-hotplug";
 
 fn vcpu_name(index: usize) -> String {
@@ -75,9 +77,10 @@ impl Board {
             model: model.to_owned(),
         };
         let mut devices: Vec<DeviceShape> = (0..self.cpus.count())
-            .map(|i| shape(vcpu_name(i), "vcpu"))
+            .map(|i| shape(vcpu_name(i), self.cpus.kind().model))
             .collect();
-        devices.push(shape(IRQCHIP.into(), IRQCHIP));
+        let irqchip = self.vm.irqchip_kind().model;
+        devices.push(shape(irqchip.into(), irqchip));
         devices.push(shape(CHIPSET.into(), CHIPSET));
         devices.push(shape(HOTPLUG.into(), HOTPLUG));
         devices.extend(
@@ -116,25 +119,21 @@ impl Board {
     /// The state of everything; the machine is stopped.
     pub(crate) fn save_all(&self) -> Result<Vec<DevicePayload>, Reason> {
         let mut all = Vec::new();
-        for (index, state) in self
-            .cpus
-            .on_each(|vcpu| vcpu.save())
-            .map_err(Reason::new)?
-            .iter()
-            .enumerate()
-        {
-            all.push(payload(
-                &vcpu_name(index),
-                u32::from(VcpuState::VERSION),
-                state,
-            )?);
+        let version = u32::from(self.cpus.kind().version);
+        let vcpus = self.cpus.save().map_err(Reason::new)?;
+        for (index, bytes) in vcpus.into_iter().enumerate() {
+            all.push(DevicePayload {
+                name: vcpu_name(index),
+                version,
+                bytes,
+            });
         }
-        let irqchip = self.vm.save_irqchip().map_err(Reason::new)?;
-        all.push(payload(
-            IRQCHIP,
-            u32::from(IrqchipState::VERSION),
-            &irqchip,
-        )?);
+        let irqchip = self.vm.irqchip_kind();
+        all.push(DevicePayload {
+            name: irqchip.model.into(),
+            version: u32::from(irqchip.version),
+            bytes: self.vm.save_irqchip().map_err(Reason::new)?,
+        });
         let chipset = ChipsetState {
             power: self.chipset.power.save(),
             rtc: self.chipset.rtc.save(),
@@ -144,6 +143,7 @@ impl Board {
                 PowerRequest::Reset => 1,
                 PowerRequest::PowerOff => 2,
             }),
+            fw_cfg: Some(self.chipset.fw_cfg.save()),
         };
         all.push(payload(CHIPSET, CHIPSET_VERSION, &chipset)?);
         let hotplug = self.hotplug.acpi();
@@ -183,22 +183,16 @@ impl Board {
         self.root.redecode_all();
         let saved = payloads.require(CHIPSET, CHIPSET_VERSION)?;
         self.load_chipset(decode(&saved)?)?;
-        let mut vcpus: Vec<VcpuState> = Vec::new();
+        let version = u32::from(self.cpus.kind().version);
+        let mut vcpus = Vec::new();
         for index in 0..self.cpus.count() {
-            let saved = payloads.require(&vcpu_name(index), u32::from(VcpuState::VERSION))?;
-            vcpus.push(decode(&saved)?);
+            vcpus.push(payloads.require(&vcpu_name(index), version)?.bytes);
         }
         // The local APICs before the rest, the clock last: it runs from the moment it is set.
-        self.cpus
-            .on_each(move |vcpu| match vcpus.get(vcpu.index() as usize) {
-                Some(state) => vcpu.restore(state),
-                None => Ok(()),
-            })
-            .map_err(Reason::new)?;
-        let saved = payloads.require(IRQCHIP, u32::from(IrqchipState::VERSION))?;
-        self.vm
-            .restore_irqchip(&decode(&saved)?)
-            .map_err(Reason::new)
+        self.cpus.restore(&vcpus).map_err(Reason::new)?;
+        let irqchip = self.vm.irqchip_kind();
+        let saved = payloads.require(irqchip.model, u32::from(irqchip.version))?;
+        self.vm.restore_irqchip(&saved.bytes).map_err(Reason::new)
     }
 
     fn load_chipset(&mut self, state: ChipsetState) -> Result<(), Reason> {
@@ -219,6 +213,9 @@ impl Board {
             return Err("the state of 'chipset' does not fit its registers".into());
         }
         self.chipset.power.restore(state.power);
+        self.chipset
+            .fw_cfg
+            .restore(state.fw_cfg.unwrap_or_default());
         self.chipset.config_ports.set_address(state.config_address);
         self.pending_power = match state.pending_power {
             None => None,

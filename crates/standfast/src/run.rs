@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use config::vm::{Incoming, MachineKind, VmConfig};
-use machine::{Control, FdSource, control};
+use config::vm::{Accel, Incoming, MachineKind, VmConfig};
+use machine::clock::{Clocks, ManualClock};
+use machine::{Control, FdSource, control_with, qtest};
 use monitor::{EventSink, Monitors};
 
 use crate::backend::{MachineBackend, identity};
@@ -39,7 +40,15 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         return crate::probe::run(config, startup, GOODBYE);
     }
     let events = EventSink::with_host_clock();
-    let (control, control_loop) = control();
+    // The guest's clock of a machine without processors moves when its client says so.
+    let guest_clock = ManualClock::new();
+    let by_client = config.qtest.is_some() || config.machine.accelerators() == [Accel::Qtest];
+    let clocks = if by_client {
+        Clocks::guest_by_hand(&guest_clock)
+    } else {
+        Clocks::host()
+    };
+    let (control, control_loop) = control_with(clocks);
     let backend = Arc::new(MachineBackend::new(control.clone(), &config));
     let mut monitors = Monitors::new(identity(), backend, events.clone())?;
     let incoming = config.incoming.clone();
@@ -47,6 +56,7 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     // Monitors listen before the machine is built, so that a client that waits for the socket sees it early; what it asks
     // is answered once the control thread runs.
     let endpoints = open_monitors(&config)?;
+    let qtest_server = open_qtest(&config)?;
     let forwarder = Box::new(EventForwarder::new(events));
     let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
     for (wanted, endpoint) in endpoints {
@@ -58,6 +68,11 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
             .migrate_incoming(&uri, true, &mut |_| None)
             .with_context(|| format!("-incoming {uri}"))?;
     }
+    if let Some(server) = qtest_server {
+        let client = board.qtest().and_then(|qtest| qtest.client());
+        let client = client.context("-qtest: the guest has processors; give -accel qtest too")?;
+        server.serve(client, guest_clock, control.clone())?;
+    }
     end_on_signals(control)?;
     startup.ready().context("-daemonize")?;
     let (status, board) = control_loop.run(board);
@@ -65,6 +80,17 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     monitors.close(GOODBYE);
     drop(board);
     Ok(ExitCode::from(status))
+}
+
+/// Opens what the client of `-qtest` talks on.
+fn open_qtest(config: &VmConfig) -> anyhow::Result<Option<qtest::Server>> {
+    let Some(wanted) = &config.qtest else {
+        return Ok(None);
+    };
+    let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
+    let chardev =
+        chardev.with_context(|| format!("-qtest: chardev \"{}\" not found", wanted.chardev))?;
+    Ok(Some(qtest::Server::open(chardev, &wanted.log)?))
 }
 
 /// SIGTERM, SIGINT and SIGHUP end the machine in order.

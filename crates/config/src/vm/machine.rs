@@ -14,6 +14,8 @@ pub enum MachineKind {
 pub enum Accel {
     /// KVM of the Linux kernel.
     Kvm,
+    /// Nobody: a client on a socket stands in for the processors (`-qtest`).
+    Qtest,
 }
 
 /// `kernel-irqchip=`.
@@ -32,8 +34,11 @@ pub struct MachineConfig {
     pub kind: MachineKind,
     /// The type's versioned name, aliases resolved: `pc-q35-10.0`, `none`.
     pub type_name: String,
-    /// Who runs the guest.
-    pub accel: Accel,
+    /// Who may run the guest, by `-accel`, in the order in which they are tried: see
+    /// [`accelerators`](Self::accelerators).
+    pub accel: Vec<Accel>,
+    /// The same by `-machine accel=`, which cannot be given together with `-accel`.
+    pub machine_accel: Vec<Accel>,
     /// `memory-backend=`: the id of the object that is guest RAM.
     pub memory_backend: Option<String>,
     /// `acpi=`: tables for the guest.
@@ -83,12 +88,24 @@ pub struct SmpConfig {
     pub threads: u32,
 }
 
+impl MachineConfig {
+    /// Who may run the guest, in the order in which they are tried; never empty.
+    pub fn accelerators(&self) -> &[Accel] {
+        match (self.accel.as_slice(), self.machine_accel.as_slice()) {
+            ([], []) => &[Accel::Kvm],
+            ([], by_machine) => by_machine,
+            (by_option, _) => by_option,
+        }
+    }
+}
+
 impl Default for MachineConfig {
     fn default() -> Self {
         Self {
             kind: MachineKind::Q35,
             type_name: DEFAULT_MACHINE.to_owned(),
-            accel: Accel::Kvm,
+            accel: Vec::new(),
+            machine_accel: Vec::new(),
             memory_backend: None,
             acpi: true,
             acpi_pci_hotplug: true,

@@ -23,7 +23,13 @@ pub const MACHINE_TYPES: &[(&str, &str)] = &[
 ];
 
 /// The accelerators there are.
-pub const ACCELERATORS: &[(&str, &str)] = &[("kvm", "Linux's KVM, by /dev/kvm")];
+pub const ACCELERATORS: &[(&str, &str)] = &[
+    ("kvm", "Linux's KVM, by /dev/kvm"),
+    (
+        "qtest",
+        "nobody: a client on the socket of -qtest stands in for the processors",
+    ),
+];
 
 /// The CPU models there are.
 pub const CPU_MODELS: &[(&str, &str)] = &[
@@ -63,7 +69,7 @@ impl MachineConfig {
             (self.kind, self.type_name) = machine_type(&name)?;
         }
         if let Some(list) = reader.string("accel")? {
-            self.accel = accel(&list)?;
+            self.machine_accel = accel(&list)?;
         }
         if let Some(id) = reader.string("memory-backend")? {
             self.memory_backend = Some(id);
@@ -131,7 +137,8 @@ impl MachineConfig {
     pub fn apply_accel(&mut self, options: Options) -> Result<()> {
         let mut reader = Reader::new(options, Source::CommandLine);
         let name = reader.required("accel")?;
-        self.accel = accel(&name)?;
+        // Given again it is tried when those before it fail.
+        self.accel.extend(accel(&name)?);
         irqchip(&mut reader)?;
         if reader
             .number("dirty-ring-size", 0, u64::from(u32::MAX))?
@@ -235,13 +242,21 @@ fn machine_type(name: &str) -> Result<(MachineKind, String)> {
     )))
 }
 
-/// The first of a list such as `kvm:tcg` that exists here.
-fn accel(list: &str) -> Result<Accel> {
-    if list.split(':').any(|name| name == "kvm") {
-        return Ok(Accel::Kvm);
+/// Those of a list such as `kvm:tcg` that exist here.
+fn accel(list: &str) -> Result<Vec<Accel>> {
+    let here: Vec<Accel> = list
+        .split(':')
+        .filter_map(|name| match name {
+            "kvm" => Some(Accel::Kvm),
+            "qtest" => Some(Accel::Qtest),
+            _ => None,
+        })
+        .collect();
+    if !here.is_empty() {
+        return Ok(here);
     }
     match list {
-        "tcg" | "xen" | "hvf" | "whpx" | "nvmm" | "qtest" => Err(Error::Other(format!(
+        "tcg" | "xen" | "hvf" | "whpx" | "nvmm" => Err(Error::Other(format!(
             "accelerator '{list}' is not supported; use kvm"
         ))),
         _ => Err(Error::Other(format!("invalid accelerator {list}; use kvm"))),

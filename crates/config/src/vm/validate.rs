@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::placement::place_devices;
 use super::{
-    ChardevBackend, DeviceConfig, DeviceKind, MachineKind, ObjectKind, SerialPort, VmConfig,
+    Accel, ChardevBackend, DeviceConfig, DeviceKind, MachineKind, ObjectKind, SerialPort, VmConfig,
 };
 use crate::error::{Error, OptionError, Result};
 
@@ -189,6 +189,7 @@ impl VmConfig {
             if self.machine.kind == MachineKind::Q35
                 && !self.start_paused
                 && self.incoming.is_none()
+                && !self.machine.accelerators().contains(&Accel::Qtest)
             {
                 let error = Error::other(
                     "nothing to boot: there is no firmware, give the guest's kernel by -kernel FILE",
@@ -242,6 +243,10 @@ impl VmConfig {
             );
             return Err(OptionError::new("-chardev", &second.text, error));
         }
+        if !self.machine.accel.is_empty() && !self.machine.machine_accel.is_empty() {
+            let error = Error::other("The -accel and \"-machine accel=\" options are incompatible");
+            return Err(OptionError::new("-accel", "", error));
+        }
         let fronts = self
             .serials
             .iter()
@@ -250,7 +255,8 @@ impl VmConfig {
                 self.monitors
                     .iter()
                     .map(|monitor| ("-mon", &monitor.chardev)),
-            );
+            )
+            .chain(self.qtest.iter().map(|qtest| ("-qtest", &qtest.chardev)));
         for (option, chardev) in fronts {
             match users.take(self, chardev) {
                 Use::Taken => {}

@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// An open socket, file, terminal or pipe.
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     kind: Kind,
     filename: String,
     /// A connection made while opening: the first of a server that waits, or the only one.
@@ -47,7 +47,7 @@ fn file_pair(file: File) -> io::Result<Connection> {
 }
 
 impl Endpoint {
-    pub(super) fn open(backend: &ChardevBackend) -> Result<Self, String> {
+    pub(crate) fn open(backend: &ChardevBackend) -> Result<Self, String> {
         match backend {
             ChardevBackend::Socket(socket) => Self::open_socket(socket),
             ChardevBackend::Stdio { .. } => Ok(Self::once(
@@ -219,7 +219,7 @@ impl Endpoint {
     }
 
     /// Blocks until somebody is connected; `None` when nobody will be any more.
-    pub(super) fn next_connection(&self) -> io::Result<Option<Connection>> {
+    pub(crate) fn next_connection(&self) -> io::Result<Option<Connection>> {
         let first = self
             .first
             .lock()
@@ -232,7 +232,7 @@ impl Endpoint {
     }
 
     /// Removes a socket's file: nobody will be served there any more.
-    pub(super) fn remove_file(&self) {
+    pub(crate) fn remove_file(&self) {
         if let Kind::Unix {
             path: Some(path), ..
         } = &self.kind
@@ -242,7 +242,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn filename(&self) -> String {
+    pub(crate) fn filename(&self) -> String {
         self.filename.clone()
     }
 }

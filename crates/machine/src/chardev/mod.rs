@@ -7,11 +7,11 @@
 //! The guest never waits for a reader that is slow or absent: what does not fit into the outbox is lost, as on a
 //! wire. Towards the guest nothing is lost: the reader waits for room in the UART.
 
-mod endpoint;
+pub(crate) mod endpoint;
 mod outbox;
 
 use config::vm::{ChardevBackend, ChardevConfig};
-use endpoint::Endpoint;
+pub(crate) use endpoint::Endpoint;
 pub use outbox::{Outbox, OutboxWriter};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};

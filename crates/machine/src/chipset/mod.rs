@@ -1,5 +1,6 @@
 //! The devices of the PC that are not PCI functions, and the LPC bridge they hang on.
 
+pub mod fw_cfg;
 pub mod lpc;
 pub mod power;
 pub mod reset;

@@ -244,11 +244,14 @@ impl Inspect for Board {
     }
 
     fn cpu_model(&self) -> Result<CpuModel, String> {
+        if self.qtest.is_some() {
+            return Err("no processor runs the guest: the accelerator is qtest".into());
+        }
         super::host_cpu_model()
     }
 
     fn kvm_enabled(&self) -> bool {
-        true
+        self.qtest.is_none()
     }
 
     fn migrate_info(&self) -> Option<Info> {

@@ -3,7 +3,8 @@
 use config::vm::{ChardevBackend, DeviceKind};
 use config::vm::{
     ChardevConfig, DeviceConfig, DriveConfig, GlobalProperty, MachineKind, MonitorConfig,
-    MonitorMode, NetdevConfig, ObjectConfig, ObjectKind, SerialConfig, Shorthand, VmConfig,
+    MonitorMode, NetdevConfig, ObjectConfig, ObjectKind, QtestConfig, QtestLog, SerialConfig,
+    Shorthand, VmConfig,
 };
 use config::{Error, OptionError, Options, Source, Value, device_types};
 
@@ -18,6 +19,8 @@ pub struct Builder {
     pub memory_given: bool,
     /// `-nodefaults` was given.
     pub nodefaults: bool,
+    /// `-qtest-log`, which may come before `-qtest`.
+    pub qtest_log: QtestLog,
     /// `-only-migratable` was given.
     pub only_migratable: bool,
     /// `-kernel` and so on may not be given with `-machine none`.
@@ -151,6 +154,18 @@ impl Builder {
         Ok(())
     }
 
+    /// `-qtest`; the last one counts.
+    pub(super) fn qtest(&mut self, argument: &str) -> Outcome {
+        if let Some(old) = self.config.qtest.take() {
+            self.config.chardevs.retain(|c| c.id != old.chardev);
+        }
+        let log = QtestLog::default();
+        self.config.qtest = self
+            .front_end("qtest", argument)?
+            .map(|chardev| QtestConfig { chardev, log });
+        Ok(())
+    }
+
     /// `-mon`.
     pub(super) fn mon(&mut self, argument: &str) -> Outcome {
         self.monitor_given = true;
@@ -196,6 +211,9 @@ impl Builder {
                     .map_err(wrong)?;
             device.text = super::one_line(&argument);
             self.config.devices.push(device);
+        }
+        if let Some(qtest) = &mut self.config.qtest {
+            qtest.log = std::mem::take(&mut self.qtest_log);
         }
         self.add_defaults()?;
         if !self.memory_given {

@@ -111,7 +111,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         "machine",
         &["M"],
         Some(
-            "[type=]q35|pc-q35-VERSION|none[,accel=kvm][,memory-backend=ID][,acpi=on|off][,mem-merge=on|off][,dump-guest-core=on|off]",
+            "[type=]q35|pc-q35-VERSION|none[,accel=kvm|qtest][,memory-backend=ID][,acpi=on|off][,mem-merge=on|off][,dump-guest-core=on|off]",
         ),
         Standard,
         "the board; memory-backend= names the -object that is guest RAM; '-machine help' lists the types",
@@ -120,9 +120,9 @@ pub static OPTIONS: &[OptionSpec] = &[
     option(
         "accel",
         &[],
-        Some("[accel=]kvm"),
+        Some("[accel=]kvm|qtest"),
         Standard,
-        "who runs the guest; '-accel help' lists them",
+        "who runs the guest; '-accel help' lists them; given again, the next is tried when the one before cannot be had",
         apply::accel,
     ),
     option(
@@ -131,7 +131,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         None,
         Standard,
         "the same as -accel kvm",
-        apply::nothing,
+        apply::enable_kvm,
     ),
     option(
         "cpu",
@@ -432,6 +432,22 @@ pub static OPTIONS: &[OptionSpec] = &[
         Process,
         "log more; '-d help' lists the items",
         apply::log_items,
+    ),
+    option(
+        "qtest",
+        &[],
+        Some("unix:PATH[,server=on][,wait=off] | tcp:HOST:PORT[,...] | stdio | chardev:ID"),
+        Process,
+        "a client there stands in for the processors of -accel qtest, by QEMU's line protocol",
+        apply::qtest,
+    ),
+    option(
+        "qtest-log",
+        &[],
+        Some("FILE|none"),
+        Process,
+        "where what the client of -qtest says and hears is written down (default standard error)",
+        apply::qtest_log,
     ),
     option(
         "msg",

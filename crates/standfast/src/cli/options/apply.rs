@@ -2,8 +2,8 @@
 
 use config::vm::{
     ACCELERATORS, BootConfig, CHARDEV_TYPES, CPU_MODELS, CpuConfig, FdSetMember, Incoming,
-    MACHINE_TYPES, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES, RtcBase, SmpConfig,
-    memory_bytes,
+    MACHINE_TYPES, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES, QtestLog, RtcBase,
+    SmpConfig, memory_bytes,
 };
 use config::{Error, Options, Source};
 
@@ -51,6 +51,23 @@ pub(super) fn accel(builder: &mut Builder, argument: &str) -> Outcome {
         .config
         .machine
         .apply_accel(Options::parse(argument, Some("accel"))?)?)
+}
+
+pub(super) fn enable_kvm(builder: &mut Builder, _: &str) -> Outcome {
+    accel(builder, "kvm")
+}
+
+pub(super) fn qtest(builder: &mut Builder, argument: &str) -> Outcome {
+    builder.qtest(argument)
+}
+
+pub(super) fn qtest_log(builder: &mut Builder, argument: &str) -> Outcome {
+    builder.qtest_log = match argument {
+        "" => return refuse("expected a file, or 'none'"),
+        "none" => QtestLog::Off,
+        path => QtestLog::File(path.into()),
+    };
+    Ok(())
 }
 
 pub(super) fn cpu(builder: &mut Builder, argument: &str) -> Outcome {

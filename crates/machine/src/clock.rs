@@ -1,0 +1,196 @@
+//! Time, handed in: the host's, or one that a test moves.
+//!
+//! A machine has two clocks. By the *host's* its own waits end (an unplug's deadline, the next attempt to plug). By the
+//! *guest's* its devices count (the ACPI timer). Under KVM both are the host's monotonic clock. For a client of `-qtest` the
+//! guest's stands still but for `clock_step`. A test in this process hands in one [`ManualClock`] for both, and then
+//! nothing happens by the passing of time but what the test says.
+
+use hypervisor::qtest::GuestClock;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A clock that only goes forward.
+pub trait Clock: Send + Sync {
+    /// Time since the machine was made.
+    fn now(&self) -> Duration;
+
+    /// The time of day: seconds since 1970.
+    fn wall_s(&self) -> i64;
+
+    /// How long the host has to wait at most until `left` has passed on this clock; `None` when no waiting helps.
+    fn host_wait(&self, left: Duration) -> Option<Duration>;
+
+    /// From now on `wake` is called whenever the clock was moved otherwise than by the passing of time.
+    fn on_move(&self, wake: Box<dyn Fn() + Send + Sync>);
+}
+
+/// The host's clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct HostClock(Instant);
+
+impl HostClock {
+    /// A clock whose zero is now.
+    pub fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Default for HostClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for HostClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn wall_s(&self) -> i64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
+    }
+
+    fn host_wait(&self, left: Duration) -> Option<Duration> {
+        Some(left)
+    }
+
+    fn on_move(&self, _: Box<dyn Fn() + Send + Sync>) {}
+}
+
+/// What a [`ManualClock`] shows as the time of day at its zero: 2026-01-01 00:00:00 UTC.
+pub const MANUAL_EPOCH_S: i64 = 1_767_225_600;
+
+/// A clock that moves when it is told to.
+#[derive(Default)]
+pub struct ManualClock {
+    now: Mutex<Duration>,
+    wakes: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ManualClock {
+    /// A clock at its zero.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Moves the clock forward and wakes whoever waits for a moment of it. That a control thread has done what was due
+    /// shows by the answer to a job that is asked of it afterwards.
+    pub fn advance(&self, by: Duration) {
+        let to = self.now().saturating_add(by);
+        self.advance_to(to);
+    }
+
+    /// Moves the clock forward to a moment; one that has passed leaves it where it is.
+    pub fn advance_to(&self, to: Duration) {
+        {
+            let mut now = lock(&self.now);
+            *now = (*now).max(to);
+        }
+        for wake in lock(&self.wakes).iter() {
+            wake();
+        }
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        *lock(&self.now)
+    }
+
+    fn wall_s(&self) -> i64 {
+        let seconds = i64::try_from(self.now().as_secs()).unwrap_or(i64::MAX);
+        MANUAL_EPOCH_S.saturating_add(seconds)
+    }
+
+    fn host_wait(&self, _: Duration) -> Option<Duration> {
+        None
+    }
+
+    fn on_move(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        lock(&self.wakes).push(wake);
+    }
+}
+
+impl GuestClock for ManualClock {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn advance_to_ns(&self, ns: u64) {
+        self.advance_to(Duration::from_nanos(ns));
+    }
+}
+
+/// A machine's two clocks.
+#[derive(Clone)]
+pub struct Clocks {
+    /// By which the machine's own waits end.
+    pub host: Arc<dyn Clock>,
+    /// By which the guest's devices count.
+    pub guest: Arc<dyn Clock>,
+}
+
+impl Clocks {
+    /// The host's clock for both.
+    pub fn host() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(HostClock::new());
+        Self {
+            host: Arc::clone(&clock),
+            guest: clock,
+        }
+    }
+
+    /// One clock for both.
+    pub fn manual(clock: &Arc<ManualClock>) -> Self {
+        Self {
+            host: clock.clone(),
+            guest: clock.clone(),
+        }
+    }
+
+    /// The host's clock for the machine's waits, `guest` for its devices.
+    pub fn guest_by_hand(guest: &Arc<ManualClock>) -> Self {
+        Self {
+            host: Arc::new(HostClock::new()),
+            guest: guest.clone(),
+        }
+    }
+}
+
+/// A clock as crate `migration` wants it.
+pub(crate) struct MigrationClock(pub(crate) Arc<dyn Clock>);
+
+impl migration::Clock for MigrationClock {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_manual_clock_moves_forward_only_and_wakes_its_waiters() {
+        let clock = ManualClock::new();
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        clock.on_move(Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
+        clock.advance(Duration::from_secs(2));
+        clock.advance_to(Duration::from_secs(1));
+        assert_eq!(clock.now(), Duration::from_secs(2));
+        assert_eq!(clock.wall_s(), MANUAL_EPOCH_S + 2);
+        assert_eq!(woken.load(Ordering::SeqCst), 2);
+        assert_eq!(clock.host_wait(Duration::from_secs(9)), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! A whole machine in this process: no socket, no KVM, and no time but what the test lets pass.
+
+use config::vm::{Accel, DeviceConfig, VmConfig};
+use config::{Options, Source};
+use hypervisor::Bus;
+use hypervisor::qtest::Client;
+use machine::clock::{Clocks, ManualClock};
+use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+struct Ear(Sender<MachineEvent>);
+
+impl MachineListener for Ear {
+    fn event(&self, event: MachineEvent) {
+        // A test that has ended hears nothing any more.
+        let _ = self.0.send(event);
+    }
+}
+
+struct NoFds;
+
+impl FdSource for NoFds {
+    fn take(&self, name: &str) -> Result<OwnedFd, String> {
+        Err(format!("no descriptor '{name}'"))
+    }
+}
+
+struct Machine {
+    control: Control,
+    client: Arc<Client>,
+    clock: Arc<ManualClock>,
+    events: Receiver<MachineEvent>,
+    thread: Option<JoinHandle<u8>>,
+}
+
+impl Machine {
+    fn start(devices: &[&str]) -> Self {
+        let mut config = VmConfig {
+            memory_bytes: 64 << 20,
+            ..VmConfig::default()
+        };
+        config.machine.accel = vec![Accel::Qtest];
+        for text in devices {
+            let options = Options::parse(text, Some("driver")).unwrap();
+            let device = DeviceConfig::from_options(options, Source::CommandLine).unwrap();
+            config.devices.push(device);
+        }
+        config.validate().unwrap();
+        let clock = ManualClock::new();
+        let (control, control_loop) = control_with(Clocks::manual(&clock));
+        let (sender, events) = channel();
+        let ear = Box::new(Ear(sender));
+        let mut board = machine::build(config, control.clone(), ear, &NoFds).unwrap();
+        board.power_up().unwrap();
+        let client = board.qtest().and_then(|qtest| qtest.client()).unwrap();
+        Self {
+            control,
+            client,
+            clock,
+            events,
+            thread: Some(std::thread::spawn(move || control_loop.run(board).0)),
+        }
+    }
+
+    fn inl(&self, port: u16) -> u32 {
+        let mut data = [0; 4];
+        self.client.port_read(port, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn config_read(&self, bus: u32, devfn: u32, register: u32) -> u32 {
+        let address = 1 << 31 | bus << 16 | devfn << 8 | register;
+        self.client.port_write(0xcf8, &address.to_le_bytes());
+        self.inl(0xcfc)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.control.post(|board| board.quit("host-qmp-quit"));
+        if let Some(thread) = self.thread.take() {
+            assert_eq!(thread.join().unwrap(), 0);
+        }
+    }
+}
+
+const PORT: &str = "pcie-root-port,id=root0,addr=0x1,bus=pcie.0,chassis=1";
+const NIC: &str = "virtio-net-pci,id=net0,bus=root0,mac=52:54:00:11:22:33";
+
+#[test]
+fn a_client_finds_the_board_and_nobody_has_assigned_resources() {
+    let machine = Machine::start(&[PORT, NIC]);
+    assert_eq!(machine.config_read(0, 0, 0), 0x29c0_8086);
+    assert_eq!(machine.config_read(0, 0x1f << 3, 0), 0x2918_8086);
+    assert_eq!(machine.config_read(0, 1 << 3, 0), 0x000c_1b36);
+    assert_eq!(machine.config_read(0, 1 << 3, 0x18) & 0xffff_ff00, 0);
+    assert_eq!(machine.config_read(1, 0, 0), u32::MAX);
+    let mut ecam = [0; 4];
+    machine.client.memory_read(0xb000_8000, &mut ecam);
+    assert_eq!(u32::from_le_bytes(ecam), 0x000c_1b36);
+
+    machine.config_read(0, 1 << 3, 0x18);
+    machine.client.port_write(0xcfd, &[1]);
+    machine.client.port_write(0xcfe, &[1]);
+    assert_eq!(machine.config_read(1, 0, 0), 0x1041_1af4);
+    assert_eq!(machine.config_read(1, 0, 0x20) & !0xf, 0, "BAR 4");
+
+    machine.client.port_write(0x510, &3_u16.to_le_bytes());
+    let bytes: Vec<u8> = (0..8)
+        .map(|_| {
+            let mut byte = [0];
+            machine.client.port_read(0x511, &mut byte);
+            byte[0]
+        })
+        .collect();
+    assert_eq!(bytes, (64_u64 << 20).to_le_bytes());
+    assert_eq!(machine.events.try_recv().unwrap(), MachineEvent::Resume);
+}
+
+#[test]
+fn the_guests_timer_counts_by_the_clock_that_was_handed_in() {
+    let machine = Machine::start(&[]);
+    assert_eq!(machine.inl(0x608), 0);
+    machine.clock.advance(Duration::from_secs(1));
+    assert_eq!(machine.inl(0x608), 3_579_545);
+    assert_eq!(machine.control.now().as_ms(), 1000);
+}
