@@ -1,5 +1,6 @@
 //! A whole machine in this process: no socket, no KVM, and no time but what the test lets pass.
 
+#![allow(clippy::unwrap_used)]
 use config::vm::{Accel, DeviceConfig, VmConfig};
 use config::{Options, Source};
 use hypervisor::Bus;
