@@ -16,7 +16,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, MmapRegion};
 
 use crate::config::{GuestRange, HugePages, MemoryError, RamBackend, RamConfig};
 use crate::host::{HostMemory, free_huge_pages, human};
-use crate::{DirtyPages, GuestRam, PAGE_SIZE_BYTES, RamBitmap, RamRegion};
+use crate::{DirtyPages, GuestRam, KernelLog, PAGE_SIZE_BYTES, PageRun, RamBitmap, RamRegion};
 
 /// `f_type` of hugetlbfs (linux/magic.h).
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
@@ -112,6 +112,7 @@ pub struct Ram {
     guest: Arc<GuestRam>,
     blocks: Vec<RamBlock>,
     discard: AtomicBool,
+    kernel_log: KernelLog,
 }
 
 impl Ram {
@@ -176,7 +177,14 @@ impl Ram {
         }
     }
 
-    /// Moves what devices wrote since the last call into `dirty`, and forgets it.
+    /// The log of what the kernel writes on behalf of devices (vhost).
+    #[must_use]
+    pub fn kernel_log(&self) -> &KernelLog {
+        &self.kernel_log
+    }
+
+    /// Moves what devices wrote since the last call into `dirty`, and forgets it; what the kernel wrote for them too,
+    /// while [`Ram::kernel_log`] is on.
     ///
     /// A device marks a page after it wrote it, so take first and read the pages then: what is written later shows up
     /// in the next call. Nothing is lost once the devices have stopped.
@@ -187,6 +195,16 @@ impl Ram {
                 dirty.merge_words(index, range.block_offset / PAGE_SIZE_BYTES, &words);
             }
         }
+        self.kernel_log.take(|page| {
+            let address = GuestAddress(page.saturating_mul(PAGE_SIZE_BYTES));
+            if let Some((block, offset)) = self.locate(address) {
+                dirty.mark(PageRun {
+                    block,
+                    first: offset / PAGE_SIZE_BYTES,
+                    count: 1,
+                });
+            }
+        });
     }
 
     /// Forgets what devices wrote so far: for the start of dirty tracking, when every page counts as dirty anyway.
@@ -194,6 +212,7 @@ impl Ram {
         for range in self.ranges() {
             MmapRegion::bitmap(&range.region).reset();
         }
+        self.kernel_log.take(|_| ());
     }
 
     /// Whether [`Ram::zero_pages`] may give pages back to the host. Switch it off while something has guest memory pinned
@@ -248,6 +267,9 @@ pub fn allocate(config: &RamConfig, layout: &[GuestRange]) -> Result<Arc<Ram>, M
         });
         block_offset += range.size_bytes;
     }
+    let end_bytes = layout
+        .last()
+        .map_or(0, |range| range.start.0.saturating_add(range.size_bytes));
     let guest =
         GuestRam::from_arc_regions(ranges.iter().map(|range| range.region.clone()).collect())
             .map_err(|error| host_error(config, "lay it out", io::Error::other(error)))?;
@@ -266,6 +288,7 @@ pub fn allocate(config: &RamConfig, layout: &[GuestRange]) -> Result<Arc<Ram>, M
         }],
         // Populated pages were asked for: giving them back would undo that.
         discard: AtomicBool::new(!config.prealloc),
+        kernel_log: KernelLog::new(end_bytes),
     }))
 }
 

@@ -18,12 +18,14 @@ mod block;
 mod config;
 mod dirty;
 mod host;
+mod kernel_log;
 mod pages;
 
 pub use block::{Ram, RamBlock, RamRange, allocate};
 pub use config::{GuestRange, HugePages, MemoryError, RamBackend, RamConfig};
 pub use dirty::{DirtyPages, PageRun};
 pub use host::HostMemory;
+pub use kernel_log::{KernelLog, KernelWriter, LogBits};
 pub use pages::{Extent, HostSpan};
 
 /// The bitmap each RAM region carries: one bit a page, set by every write through vm-memory.
