@@ -40,8 +40,9 @@ pub use io_buffer::{
     IO_BUFFERS_MAX, IoBuffer, gather, preadv, pwritev, readv, scatter, skip, total_len, writev,
 };
 pub use net::{
-    FEATURE_SWITCHES, MAC_TABLE_ENTRIES, MacAddr, NetBackend, NetConfig, NetCounters, NetEvent,
-    NetListener, Offloads, RxFilter, Unconnected, VNET_HEADER_BYTES, VirtioNet, unless_blocked,
+    FEATURE_SWITCHES, KernelPairs, KernelRing, MAC_TABLE_ENTRIES, MacAddr, NetBackend, NetConfig,
+    NetCounters, NetEvent, NetListener, Offloads, RxFilter, Unconnected, VNET_HEADER_BYTES,
+    VirtioNet, unless_blocked,
 };
 pub use queue::{QueueSetup, Virtqueue};
 pub use rng::{RngConfig, RngLimit, VirtioRng};

@@ -5,11 +5,13 @@
 //! whether to interrupt is decided per batch, by the flag as well as by the event index.
 
 use crate::chain::{Buffers, RingError, Table};
+use crate::net::KernelRing;
 use memory::GuestRam;
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::EventFd;
 
 const RING_HEADER_BYTES: u64 = 4;
 const USED_ELEMENT_BYTES: u64 = 8;
@@ -89,6 +91,48 @@ impl Virtqueue {
     /// How far the device got: what a saved state needs. Chains popped and not used count as taken.
     pub(crate) fn progress(&self) -> (u16, u16) {
         (self.ring.next_avail(), self.ring.next_used())
+    }
+
+    /// The ring as the kernel gets it; `None` if a part of it is not in one piece in this process.
+    pub(crate) fn for_kernel<'a>(
+        &self,
+        ram: &GuestRam,
+        kick: &'a EventFd,
+        call: &'a EventFd,
+    ) -> Option<KernelRing<'a>> {
+        let entries = usize::from(self.ring.size());
+        // With the two event indices at the end of the rings. The kernel takes the addresses of their beginnings in this
+        // process and checks no more than that it is one of this process.
+        for (address, bytes) in [
+            (self.ring.desc_table(), 16 * entries),
+            (self.ring.avail_ring(), 6 + 2 * entries),
+            (self.ring.used_ring(), 6 + 8 * entries),
+        ] {
+            ram.get_slice(GuestAddress(address), bytes).ok()?;
+        }
+        Some(KernelRing {
+            size: self.ring.size(),
+            descriptors: self.ring.desc_table(),
+            available: self.ring.avail_ring(),
+            used: self.ring.used_ring(),
+            next_available: self.ring.next_avail(),
+            kick,
+            call,
+        })
+    }
+
+    /// Another served the queue meanwhile, up to `next_available`, and left no chain half done. `None`: where it
+    /// got is what the used ring says.
+    pub(crate) fn reached(&mut self, ram: &GuestRam, next_available: Option<u16>) {
+        let used = GuestAddress(self.ring.used_ring()).checked_add(2);
+        let index = used.and_then(|used| ram.load::<u16>(used, Ordering::Acquire).ok());
+        // The ring was checked to be in RAM. What a driver wrote there harms nobody but itself.
+        let next_used = index.map_or(self.ring.next_used(), u16::from_le);
+        self.ring.set_next_used(next_used);
+        self.ring
+            .set_next_avail(next_available.unwrap_or(next_used));
+        self.staged = 0;
+        self.decided = Wrapping(next_used);
     }
 
     /// Number of entries.

@@ -6,7 +6,8 @@ use crate::lock::lock;
 use pci::{IntxLine, Msix};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use vmm_sys_util::eventfd::EventFd;
 
 /// No vector is mapped (virtio 1.2, section 4.1.5.1.2).
 pub(crate) const NO_VECTOR: u16 = 0xffff;
@@ -27,6 +28,7 @@ pub struct Signals {
     driver_ok: AtomicBool,
     broken: AtomicBool,
     generation: AtomicU8,
+    rerouted: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -62,6 +64,7 @@ impl Signals {
             driver_ok: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             generation: AtomicU8::new(0),
+            rerouted: OnceLock::new(),
         }
     }
 
@@ -73,6 +76,30 @@ impl Signals {
             }
         } else {
             self.raise(ISR_QUEUE);
+        }
+    }
+
+    /// The vector that a queue's interrupts go to: `None` if there is none, or they take the line.
+    pub(crate) fn vector_of(&self, queue: usize) -> Option<u16> {
+        let vector = self.queue_vector(queue);
+        (self.msix_enabled.load(Ordering::Acquire) && vector != NO_VECTOR).then_some(vector)
+    }
+
+    /// What a signal of that vector is.
+    pub(crate) fn vector_fd(&self, vector: u16) -> Option<&EventFd> {
+        let vector = self.msix.vector(usize::from(vector))?;
+        Some(vector.trigger())
+    }
+
+    /// Has `listener` called, with the transport's lock held, when what [`vector_of`](Self::vector_of) says may have
+    /// changed. Once.
+    pub(crate) fn on_reroute(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.rerouted.set(listener);
+    }
+
+    fn reroute(&self) {
+        if let Some(listener) = self.rerouted.get() {
+            listener();
         }
     }
 
@@ -157,7 +184,9 @@ impl Signals {
     pub(crate) fn config_written(&self, space: &pci::ConfigSpace) {
         self.msix.config_written(space);
         let enabled = self.msix.enabled();
-        self.msix_enabled.store(enabled, Ordering::Release);
+        if self.msix_enabled.swap(enabled, Ordering::AcqRel) != enabled {
+            self.reroute();
+        }
         let command = space.get_u16(pci::regs::COMMAND);
         lock(&self.intx).disabled = command & pci::regs::COMMAND_INTX_DISABLE != 0;
         self.refresh_line();
@@ -208,7 +237,10 @@ impl Signals {
     /// Maps a queue to a vector; one that does not exist becomes [`NO_VECTOR`].
     pub(crate) fn set_queue_vector(&self, queue: usize, vector: u16) {
         if let Some(slot) = self.queue_vectors.get(queue) {
-            slot.store(self.existing(vector), Ordering::Relaxed);
+            let vector = self.existing(vector);
+            if slot.swap(vector, Ordering::AcqRel) != vector {
+                self.reroute();
+            }
         }
     }
 

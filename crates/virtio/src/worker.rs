@@ -122,6 +122,26 @@ impl Sleep {
         self.control(ControlOperation::Add, fd.as_raw_fd(), EventSet::IN, token)
     }
 
+    /// No longer to be woken by `fd`.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(
+            ControlOperation::Delete,
+            fd.as_raw_fd(),
+            EventSet::empty(),
+            0,
+        )
+    }
+
+    /// No longer to be woken by `fd`.
+    pub(crate) fn remove_eventfd(&self, fd: &EventFd) -> io::Result<()> {
+        self.control(
+            ControlOperation::Delete,
+            fd.as_raw_fd(),
+            EventSet::empty(),
+            0,
+        )
+    }
+
     /// Whether to be woken also when `fd` becomes writable. Looks at its state anew.
     pub(crate) fn set_writable(
         &self,

@@ -1,5 +1,6 @@
 //! What the device asks of the host's side of a NIC. The device knows no tap and no socket.
 
+use super::kernel::KernelPairs;
 use crate::features::net;
 use crate::io_buffer::IoBuffer;
 use std::io;
@@ -105,6 +106,12 @@ pub trait NetBackend: Send + Sync {
 
     /// What becomes readable when there is a frame, and writable when one can be sent. `None`: never.
     fn poll_fd(&self, pair: u16) -> Option<BorrowedFd<'_>>;
+
+    /// The host's kernel, where it can move the frames of this interface by itself. What it serves is not asked for
+    /// here by [`recv`](Self::recv) and [`send`](Self::send).
+    fn kernel(&self) -> Option<&dyn KernelPairs> {
+        None
+    }
 }
 
 /// A NIC whose other end is connected to nothing: every frame is lost.

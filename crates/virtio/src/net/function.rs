@@ -101,6 +101,12 @@ impl VirtioDevice for NetDevice {
 
     fn attach(&self, signals: Arc<Signals>) {
         // The transport calls this once.
+        let shared = Arc::downgrade(&self.shared);
+        signals.on_reroute(Box::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.look_again();
+            }
+        }));
         let _ = self.shared.signals.set(signals);
     }
 

@@ -4,6 +4,7 @@ mod backend;
 mod control;
 mod filter;
 mod function;
+mod kernel;
 mod pair;
 mod receive;
 mod saved;
@@ -12,6 +13,7 @@ mod transmit;
 
 pub use backend::{NetBackend, Offloads, Unconnected, VNET_HEADER_BYTES, unless_blocked};
 pub use filter::{MAC_TABLE_ENTRIES, MacAddr, RxFilter};
+pub use kernel::{KernelPairs, KernelRing};
 pub(crate) use pair::fuzz_pair;
 pub use shared::NetCounters;
 
@@ -176,6 +178,9 @@ fn features(config: &NetConfig, backend: &dyn NetBackend, pairs: u16) -> u64 {
     }
     if config.failover {
         features |= net::STANDBY;
+    }
+    if let Some(kernel) = backend.kernel() {
+        features &= kernel.ring_features() | !kernel::RING_FEATURES;
     }
     features &= !config.features_off;
     // Two rounds: the needs are at most two deep.

@@ -1,6 +1,8 @@
-//! The worker of one queue pair: receives, transmits and, for the first pair, serves the control queue.
+//! The worker of one queue pair: receives, transmits and, for the first pair, serves the control queue. Where the kernel
+//! can move the frames it only hands the rings over and takes them back ([`kernel`](super::kernel)).
 
 use super::control::Control;
+use super::kernel::{Handing, Tokens};
 use super::receive::Receiver;
 use super::shared::{Context, Shared};
 use super::transmit::Transmitter;
@@ -21,6 +23,9 @@ const RX: u64 = 0;
 const TX: u64 = 1;
 const CONTROL: u64 = 2;
 const BACKEND: u64 = 3;
+const FAILURE: u64 = 4;
+const RX_CALL: u64 = 5;
+const TX_CALL: u64 = 6;
 
 /// What goes into a worker, and what comes back.
 #[derive(Default)]
@@ -63,6 +68,8 @@ impl PairWorker {
         let waiting = queues.waiting;
         let mut serving = Serving {
             context: Context::new(&shared, &signals, &ram, counters, pair),
+            mergeable,
+            rx_kicked: true,
             rx: queues
                 .rx
                 .map(|queue| Receiver::new(queue, rx_index, mergeable, waiting)),
@@ -70,6 +77,7 @@ impl PairWorker {
             control: queues
                 .control
                 .map(|queue| Control::new(queue, control_index)),
+            handing: Handing::new(&shared, &kicks, pair),
         };
         match Sources::new(bell, &serving, &kicks, control_index) {
             Ok(mut sources) => {
@@ -79,6 +87,7 @@ impl PairWorker {
             }
             Err(error) => signals.fail(&format!("pair {pair}"), &error),
         }
+        serving.take_back();
         let (rx, waiting) = serving.rx.map(Receiver::into_parts).unzip();
         PairQueues {
             rx,
@@ -91,9 +100,14 @@ impl PairWorker {
 
 struct Serving<'m> {
     context: Context<'m>,
+    mergeable: bool,
+    /// The driver may have given receive buffers.
+    rx_kicked: bool,
+    /// The queues that are served here.
     rx: Option<Receiver<'m>>,
     tx: Option<Transmitter<'m>>,
     control: Option<Control<'m>>,
+    handing: Option<Handing<'m>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,52 +118,86 @@ enum ServeError {
     Host(#[from] io::Error),
 }
 
-struct Sources {
+struct Sources<'m> {
     sleep: Sleep,
+    kicks: &'m [EventFd],
     /// Woken also when the backend becomes writable.
     writable: bool,
 }
 
-impl Sources {
+impl<'m> Sources<'m> {
     fn new(
         bell: &Bell,
         serving: &Serving<'_>,
-        kicks: &[EventFd],
+        kicks: &'m [EventFd],
         control_index: usize,
     ) -> io::Result<Self> {
         let sleep = Sleep::new(bell)?;
-        let rx_index = 2 * usize::from(serving.context.pair);
-        let mut wanted = vec![(rx_index, RX), (rx_index + 1, TX)];
-        if serving.control.is_some() {
-            wanted.push((control_index, CONTROL));
+        if serving.control.is_some()
+            && let Some(kick) = kicks.get(control_index)
+        {
+            sleep.add_eventfd(kick, CONTROL)?;
         }
-        for (index, token) in wanted {
-            if let Some(kick) = kicks.get(index) {
-                sleep.add_eventfd(kick, token)?;
-            }
+        if let Some(handing) = &serving.handing {
+            let tokens = Tokens {
+                failure: FAILURE,
+                relays: [RX_CALL, TX_CALL],
+            };
+            handing.watch(&sleep, &tokens)?;
         }
-        let context = &serving.context;
-        if let Some(fd) = context.shared.backend.poll_fd(context.pair) {
-            sleep.add(fd, BACKEND)?;
-        }
-        Ok(Self {
+        let mut sources = Self {
             sleep,
+            kicks,
             writable: false,
-        })
+        };
+        sources.watch_frames(&serving.context)?;
+        Ok(sources)
+    }
+
+    fn kicks_of(&self, pair: u16) -> impl Iterator<Item = (&'m EventFd, u64)> {
+        let first = 2 * usize::from(pair);
+        let pair = self.kicks.get(first..first + 2).unwrap_or(&[]);
+        pair.iter().zip([RX, TX])
+    }
+
+    /// Wakes for the driver's buffers and the backend's frames.
+    fn watch_frames(&mut self, context: &Context<'_>) -> io::Result<()> {
+        for (kick, token) in self.kicks_of(context.pair) {
+            self.sleep.add_eventfd(kick, token)?;
+        }
+        if let Some(fd) = context.shared.backend.poll_fd(context.pair) {
+            self.sleep.add(fd, BACKEND)?;
+        }
+        self.writable = false;
+        Ok(())
+    }
+
+    /// The opposite.
+    fn ignore_frames(&mut self, context: &Context<'_>) -> io::Result<()> {
+        for (kick, _) in self.kicks_of(context.pair) {
+            self.sleep.remove_eventfd(kick)?;
+        }
+        if let Some(fd) = context.shared.backend.poll_fd(context.pair) {
+            self.sleep.remove(fd)?;
+        }
+        Ok(())
     }
 }
 
 impl Serving<'_> {
-    fn serve(&mut self, bell: &Bell, sources: &mut Sources) -> Result<(), ServeError> {
-        let mut rx_kicked = true;
+    fn serve(&mut self, bell: &Bell, sources: &mut Sources<'_>) -> Result<(), ServeError> {
         while !bell.stopping() && !self.context.signals.broken() {
-            self.context.renew();
+            let changed = self.context.renew();
+            if let Some(handing) = self.handing.as_mut().filter(|_| changed) {
+                handing.reroute(&self.context);
+            }
             let mut busy = false;
             if let Some(control) = self.control.as_mut().filter(|control| control.ready) {
                 control.serve(&self.context)?;
                 busy |= control.ready;
                 self.context.renew();
             }
+            self.settle(sources)?;
             let mut blocked = false;
             if let Some(tx) = self.tx.as_mut() {
                 if tx.ready && !tx.blocked {
@@ -159,7 +207,7 @@ impl Serving<'_> {
                 blocked = tx.blocked;
             }
             if let Some(rx) = self.rx.as_mut() {
-                if std::mem::take(&mut rx_kicked) {
+                if std::mem::take(&mut self.rx_kicked) {
                     rx.kicked(self.context.ram)?;
                 }
                 if rx.ready && !rx.starved {
@@ -167,10 +215,11 @@ impl Serving<'_> {
                 }
                 busy |= rx.ready && !rx.starved;
             }
+            busy |= self.may_hand_over();
             self.watch_writable(sources, blocked)?;
             for (token, events) in sources.sleep.wait(busy.then_some(Duration::ZERO))? {
                 match token {
-                    RX => rx_kicked = true,
+                    RX => self.rx_kicked = true,
                     TX => {
                         if let Some(tx) = self.tx.as_mut() {
                             tx.ready = true;
@@ -192,6 +241,16 @@ impl Serving<'_> {
                             tx.blocked = false;
                         }
                     }
+                    FAILURE => {
+                        if let Some(handing) = self.handing.as_mut() {
+                            handing.give_up(&self.context);
+                        }
+                    }
+                    RX_CALL | TX_CALL => {
+                        if let Some(handing) = &self.handing {
+                            handing.relay(self.context.signals, usize::from(token == TX_CALL));
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -199,7 +258,57 @@ impl Serving<'_> {
         Ok(())
     }
 
-    fn watch_writable(&self, sources: &mut Sources, wanted: bool) -> io::Result<()> {
+    /// Whether the kernel is to have the pair and nothing stands in its way. A frame that waits here for the driver's
+    /// buffers does: it comes before those the kernel would give.
+    fn may_hand_over(&self) -> bool {
+        self.rx.as_ref().is_some_and(|rx| !rx.waits())
+            && self.tx.is_some()
+            && self
+                .handing
+                .as_ref()
+                .is_some_and(|handing| handing.wanted(&self.context))
+    }
+
+    /// Has the pair served by whom it is to be served.
+    fn settle(&mut self, sources: &mut Sources<'_>) -> io::Result<()> {
+        if self.may_hand_over() {
+            sources.ignore_frames(&self.context)?;
+            let (Some(rx), Some(tx), Some(handing)) =
+                (self.rx.take(), self.tx.take(), self.handing.as_mut())
+            else {
+                return Ok(());
+            };
+            let (rx, _) = rx.into_parts();
+            if let Err(queues) = handing.hand_over(&self.context, [rx, tx.into_queue()]) {
+                self.serve_here(queues);
+                sources.watch_frames(&self.context)?;
+            }
+        } else if let Some(handing) = &self.handing
+            && handing.held()
+            && !handing.wanted(&self.context)
+        {
+            self.take_back();
+            sources.watch_frames(&self.context)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the rings back from the kernel, if it has them.
+    fn take_back(&mut self) {
+        let handing = self.handing.as_mut();
+        if let Some(queues) = handing.and_then(|handing| handing.take_back(self.context.ram)) {
+            self.serve_here(queues);
+        }
+    }
+
+    fn serve_here(&mut self, [rx, tx]: [Virtqueue; 2]) {
+        let index = 2 * usize::from(self.context.pair);
+        self.rx = Some(Receiver::new(rx, index, self.mergeable, Vec::new()));
+        self.tx = Some(Transmitter::new(tx, index + 1));
+        self.rx_kicked = true;
+    }
+
+    fn watch_writable(&self, sources: &mut Sources<'_>, wanted: bool) -> io::Result<()> {
         // Set anew each time it blocks: that makes epoll look at the state as it is now.
         if wanted || sources.writable {
             let context = &self.context;

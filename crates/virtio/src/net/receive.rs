@@ -185,6 +185,11 @@ impl<'m> Receiver<'m> {
         }
     }
 
+    /// Whether a frame waits here for the driver's buffers.
+    pub(super) fn waits(&self) -> bool {
+        self.waiting != 0
+    }
+
     /// Gives up the queue, and the frame that waits.
     pub(super) fn into_parts(mut self) -> (Virtqueue, Vec<u8>) {
         self.window.put_back(&mut self.queue);

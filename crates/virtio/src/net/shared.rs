@@ -140,14 +140,24 @@ impl Shared {
     /// Changes the rules; every worker takes notice.
     pub(super) fn change(&self, change: impl FnOnce(&mut Rules)) {
         change(&mut lock(&self.rules));
+        self.look_again();
+    }
+
+    /// Has every worker look at what it holds a copy of.
+    pub(super) fn look_again(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         for bell in &self.bells {
             bell.ring();
         }
     }
 
+    /// What the guest accepted; 0 before.
+    pub(super) fn negotiated(&self) -> u64 {
+        self.features.load(Ordering::Acquire)
+    }
+
     pub(super) fn accepted(&self, feature: u64) -> bool {
-        self.features.load(Ordering::Acquire) & feature != 0
+        self.negotiated() & feature != 0
     }
 
     pub(super) fn tell(&self, event: NetEvent) {
@@ -250,14 +260,16 @@ impl<'m> Context<'m> {
         }
     }
 
-    /// Takes notice of changed rules.
-    pub(super) fn renew(&mut self) {
+    /// Takes notice of changed rules; whether anything may have changed.
+    pub(super) fn renew(&mut self) -> bool {
         let generation = self.shared.generation();
-        if generation != self.seen {
+        let changed = generation != self.seen;
+        if changed {
             self.seen = generation;
             self.rules = self.shared.rules();
             self.longest = self.shared.longest(&self.rules);
         }
+        changed
     }
 
     /// Whether frames pass: the link is up and the driver uses the pair.

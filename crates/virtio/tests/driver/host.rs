@@ -127,7 +127,7 @@ impl IntxLine for Line {
 
 /// A NIC whose wire is a pair of datagram sockets, one a queue pair.
 pub(crate) struct SocketNic {
-    near: Vec<UnixDatagram>,
+    pub(crate) near: Vec<UnixDatagram>,
     pub(crate) vnet_header: bool,
     pub(crate) offloads_set: Mutex<Vec<Offloads>>,
     pub(crate) enabled: Mutex<HashMap<u16, bool>>,

@@ -6,6 +6,7 @@ mod bench;
 #[path = "../driver/mod.rs"]
 mod driver;
 mod hostile;
+mod kernel;
 mod registers;
 mod state;
 mod traffic;
