@@ -380,7 +380,7 @@ pub fn build(
     for netdev in board.config.netdevs.clone() {
         board
             .netdevs
-            .open(&netdev, fds)
+            .open(&netdev, fds, &board.ram)
             .map_err(|e| MachineError::refused(format!("-netdev {}: {e}", netdev.text)))?;
     }
     for device in board.config.devices.clone() {

@@ -599,7 +599,7 @@ impl Board {
         config: &NetdevConfig,
         fds: &dyn FdSource,
     ) -> Result<(), MachineError> {
-        self.netdevs.open(config, fds)
+        self.netdevs.open(config, fds, &self.ram)
     }
 
     /// `netdev_del`.

@@ -6,6 +6,7 @@ use crate::MachineError;
 use crate::inspect::NetdevView;
 use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
 use failover::Moment;
+use memory::Ram;
 use net::announce::{AnnounceParameters, AnnounceSchedule, rarp};
 use net::hub::Hub;
 use net::tap::{Script, Tap};
@@ -76,15 +77,7 @@ fn script(script: &TapScript) -> Script {
     }
 }
 
-fn open_tap(config: &TapConfig, fds: &dyn FdSource) -> Result<Tap, String> {
-    if config.vhost {
-        if config.vhost_force || !config.vhost_fds.is_empty() {
-            return Err(
-                "vhost=on: the in-kernel data path is not supported yet; leave it out".into(),
-            );
-        }
-        tracing::warn!("vhost=on is not supported yet: the data path stays in user space");
-    }
+fn open_tap(config: &TapConfig, fds: &dyn FdSource, ram: &Ram) -> Result<Tap, String> {
     let resolve = |fd: &FdRef| resolve(fd, fds);
     let tap = match &config.source {
         TapSource::Fds(names) => {
@@ -117,7 +110,13 @@ fn open_tap(config: &TapConfig, fds: &dyn FdSource) -> Result<Tap, String> {
             Tap::open(config)
         }
     };
-    tap.map_err(|e| e.to_string())
+    let mut tap = tap.map_err(|e| e.to_string())?;
+    if config.vhost {
+        let passed = config.vhost_fds.iter().map(resolve);
+        let passed = passed.collect::<Result<Vec<_>, _>>()?;
+        tap.set_vhost(passed, ram).map_err(|e| e.to_string())?;
+    }
+    Ok(tap)
 }
 
 impl Netdev {
@@ -144,6 +143,7 @@ impl Netdevs {
         &mut self,
         config: &NetdevConfig,
         fds: &dyn FdSource,
+        ram: &Ram,
     ) -> Result<(), MachineError> {
         if self.list.iter().any(|n| n.id == config.id) {
             return Err(MachineError::refused(format!(
@@ -152,7 +152,7 @@ impl Netdevs {
             )));
         }
         let backend = self
-            .open_backend(&config.id, &config.backend, fds)
+            .open_backend(&config.id, &config.backend, fds, ram)
             .map_err(MachineError::refused)?;
         self.list.push(Netdev {
             id: config.id.clone(),
@@ -167,9 +167,10 @@ impl Netdevs {
         id: &str,
         backend: &NetdevBackend,
         fds: &dyn FdSource,
+        ram: &Ram,
     ) -> Result<Arc<dyn net::Netdev>, String> {
         match backend {
-            NetdevBackend::Tap(tap) => Ok(Arc::new(open_tap(tap, fds)?)),
+            NetdevBackend::Tap(tap) => Ok(Arc::new(open_tap(tap, fds, ram)?)),
             NetdevBackend::HubPort(port) => {
                 let hub = self.hub(port.hub_id);
                 let port = hub.add_port(port.hub_id).map_err(|e| e.to_string())?;

@@ -139,6 +139,8 @@ impl Source for MachineSource {
         // From here on this thread has much to do, and the guest still runs.
         crate::control::give_way();
         self.ram.forget_device_dirty();
+        let kernel = self.ram.kernel_log();
+        kernel.start().map_err(Reason::new)?;
         self.vm.set_dirty_log(true).map_err(Reason::new)
     }
 
@@ -173,6 +175,7 @@ impl Source for MachineSource {
     }
 
     fn stop_dirty_log(&mut self) {
+        self.ram.kernel_log().stop();
         if let Err(error) = self.vm.set_dirty_log(false) {
             tracing::warn!(%error, "the dirty log stays on");
         }

@@ -1,4 +1,5 @@
-//! The host side of a NIC: tap, hub, sockets and a network of our own; announcing; steering the host's switch.
+//! The host side of a NIC: tap with vhost-net, hub, sockets and a network of our own; announcing; steering the host's
+//! switch.
 
 pub mod announce;
 pub mod dgram;
@@ -12,8 +13,10 @@ pub mod tap;
 #[cfg(test)]
 mod testing;
 pub mod user;
+mod vhost;
 mod wire;
 
 pub use netdev::Netdev;
 pub use offload::Offload;
+pub use vhost::VhostError;
 pub use wire::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};

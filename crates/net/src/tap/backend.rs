@@ -4,11 +4,15 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use virtio::{IoBuffer, NetBackend, Offloads, readv, unless_blocked, writev};
+use virtio::{
+    IoBuffer, KernelPairs, KernelRing, NetBackend, Offloads, readv, unless_blocked, writev,
+};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Tap;
 use crate::netdev::Netdev;
 use crate::offload::Offload;
+use crate::vhost::Vhost;
 
 const PAIRS: [(Offload, Offloads); 5] = [
     (Offload::CSUM, Offloads::CSUM),
@@ -73,6 +77,43 @@ impl NetBackend for Tap {
 
     fn poll_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {
         self.queue(pair)
+    }
+
+    fn kernel(&self) -> Option<&dyn KernelPairs> {
+        self.vhost.as_ref().map(|_| self as &dyn KernelPairs)
+    }
+}
+
+impl Tap {
+    fn vhost(&self) -> io::Result<&Vhost> {
+        self.vhost
+            .as_ref()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl KernelPairs for Tap {
+    fn ring_features(&self) -> u64 {
+        self.vhost.as_ref().map_or(0, Vhost::ring_features)
+    }
+
+    fn start(&self, pair: u16, features: u64, rings: [KernelRing<'_>; 2]) -> io::Result<()> {
+        let queue = self.queue(pair).ok_or(io::ErrorKind::NotFound)?;
+        self.vhost()?.start(pair, queue, features, &rings)
+    }
+
+    fn set_call(&self, pair: u16, ring: usize, call: &EventFd) -> io::Result<()> {
+        self.vhost()?.set_call(pair, ring, call)
+    }
+
+    fn stop(&self, pair: u16) -> [Option<u16>; 2] {
+        self.vhost
+            .as_ref()
+            .map_or([None; 2], |vhost| vhost.stop(pair))
+    }
+
+    fn failure_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {
+        self.vhost.as_ref()?.failure_fd(pair)
     }
 }
 

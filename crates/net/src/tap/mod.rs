@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use memory::Ram;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -29,6 +30,7 @@ pub use error::TapError;
 pub use script::Script;
 
 use crate::offload::Offload;
+use crate::vhost::{Vhost, VhostError};
 
 /// Length of the virtio-net header that a tap is set to, in bytes (virtio 1.2, section 5.1.6: the form
 /// with the number of buffers, which a modern device always has).
@@ -92,6 +94,7 @@ pub struct Tap {
     /// For questions about the interface; of the namespace the tap was opened in.
     socket: Option<OwnedFd>,
     down: Option<PathBuf>,
+    vhost: Option<Vhost>,
 }
 
 impl Tap {
@@ -191,6 +194,7 @@ impl Tap {
             supported: Offload::empty(),
             socket,
             down: None,
+            vhost: None,
         })
     }
 
@@ -232,6 +236,7 @@ impl Tap {
             supported: Offload::empty(),
             socket: any_socket(),
             down: None,
+            vhost: None,
         }
         .finish()
     }
@@ -289,6 +294,18 @@ impl Tap {
             what,
             error,
         }
+    }
+
+    /// Has the host's kernel move the frames from now on (`vhost=on`) for a machine with `ram`, where the guest's rings
+    /// and the link allow it. `fds` are descriptors of `/dev/vhost-net`, one a queue pair (`vhostfds=`); if there are none
+    /// it is opened.
+    ///
+    /// # Errors
+    /// One line that names the remedy; the tap is as before.
+    pub fn set_vhost(&mut self, fds: Vec<OwnedFd>, ram: &Ram) -> Result<(), VhostError> {
+        let vhost = Vhost::open(fds, self.queue_pairs(), !self.vnet_header, ram)?;
+        self.vhost = Some(vhost);
+        Ok(())
     }
 
     /// The interface's name.
@@ -390,7 +407,12 @@ impl Tap {
             n => format!(",queues={n}"),
         };
         let header = if self.vnet_header { "on" } else { "off" };
-        format!("ifname={}{queues},vnet_hdr={header}", self.name)
+        let vhost = if self.vhost.is_some() {
+            ",vhost=on"
+        } else {
+            ""
+        };
+        format!("ifname={}{queues},vnet_hdr={header}{vhost}", self.name)
     }
 }
 

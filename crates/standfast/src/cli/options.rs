@@ -281,7 +281,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         "netdev",
         &[],
         Some(
-            "tap,id=ID[,ifname=NAME][,fd=N|fds=N:N...][,script=FILE|no][,downscript=FILE|no][,vhost=on|off][,vhostfd=N|vhostfds=N:N...][,queues=N][,sndbuf=SIZE][,vnet_hdr=on|off] | JSON",
+            "tap,id=ID[,ifname=NAME][,fd=N|fds=N:N...][,script=FILE|no][,downscript=FILE|no][,vhost=on|off][,vhostforce=on|off][,vhostfd=N|vhostfds=N:N...][,queues=N][,sndbuf=SIZE][,vnet_hdr=on|off] | JSON",
         ),
         Network,
         "the host side of a NIC; '-netdev help' lists the types",
