@@ -64,6 +64,9 @@ pub struct Run {
     /// iperf3 on the standby, Mbit/s: client to guest, guest to client.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub standby_mbit_s: Option<(f64, f64)>,
+    /// The same with vhost-net.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vhost_mbit_s: Option<(f64, f64)>,
 }
 
 /// A figure of a run: what it is called in a table, and how to take it.
@@ -133,6 +136,16 @@ pub const FIGURES: &[Figure] = &[
         unit: "Mbit/s",
         take: |run| run.standby_mbit_s.map(|rate| rate.1),
     },
+    Figure {
+        name: "vhost-net, client to guest",
+        unit: "Mbit/s",
+        take: |run| run.vhost_mbit_s.map(|rate| rate.0),
+    },
+    Figure {
+        name: "vhost-net, guest to client",
+        unit: "Mbit/s",
+        take: |run| run.vhost_mbit_s.map(|rate| rate.1),
+    },
 ];
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -166,6 +179,7 @@ pub fn medians(runs: &[Run]) -> Option<Run> {
     middle.boot_to_init_ms = of(|run| run.boot_to_init_ms);
     middle.vmm_overhead_mib = of(|run| run.vmm_overhead_mib);
     middle.standby_mbit_s = runs.iter().find_map(|run| run.standby_mbit_s);
+    middle.vhost_mbit_s = runs.iter().find_map(|run| run.vhost_mbit_s);
     middle.tcp_survived = runs.iter().all(|run| run.tcp_survived);
     middle.faults = runs
         .iter()
@@ -286,6 +300,7 @@ mod tests {
             guest_kernel: String::new(),
             faults: Vec::new(),
             standby_mbit_s: None,
+            vhost_mbit_s: None,
         }
     }
 

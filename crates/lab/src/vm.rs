@@ -38,6 +38,8 @@ pub struct Pair {
     pub primary: Option<String>,
     /// The standby's `failover` property.
     pub failover: bool,
+    /// The tap's frames are moved by the host's kernel.
+    pub vhost: bool,
 }
 
 /// What a virtual machine is to be.
@@ -123,10 +125,11 @@ impl Config {
         for (index, pair) in self.pairs.iter().enumerate() {
             let (number, standby_port) = (index + 1, index * 2 + 2);
             let failover = if pair.failover { ",failover=on" } else { "" };
+            let vhost = if pair.vhost { ",vhost=on" } else { "" };
             let Pair { mac, tap, .. } = pair;
             option(
                 "-netdev",
-                &format!("tap,id=hostnet{number},ifname={tap},script=no,downscript=no"),
+                &format!("tap,id=hostnet{number},ifname={tap},script=no,downscript=no{vhost}"),
             );
             option(
                 "-device",
@@ -420,6 +423,7 @@ mod tests {
                 tap: "tap0".into(),
                 primary: Some("5e:00.2".into()),
                 failover: true,
+                vhost: false,
             }],
             spare_ports: 0,
             native_hotplug: false,

@@ -122,6 +122,7 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
         guest_kernel: kernel,
         faults,
         standby_mbit_s: None,
+        vhost_mbit_s: None,
     };
     for (time, gap) in seen.gaps.iter().filter(|gap| gap.1 > 100.0) {
         say(format!(
@@ -133,7 +134,8 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
     drop(target);
     if throughput {
         return Ok(Run {
-            standby_mbit_s: Some(measure::standby_throughput(bench)?),
+            standby_mbit_s: Some(measure::standby_throughput(bench, false)?),
+            vhost_mbit_s: Some(measure::standby_throughput(bench, true)?),
             ..run
         });
     }

@@ -13,11 +13,11 @@ const SECONDS: &str = "8";
 /// The address the host takes on its bridge for the measurement.
 const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
 
-/// Mbit/s to the guest and from it, with the standby alone.
+/// Mbit/s to the guest and from it, with the standby alone; `vhost`: moved by the host's kernel.
 ///
 /// The other end is in the host, on the bridge of the tap: a client beyond the emulated uplink
 /// would measure that uplink and not the VMM.
-pub fn standby_throughput(bench: &Bench) -> Result<(f64, f64)> {
+pub fn standby_throughput(bench: &Bench, vhost: bool) -> Result<(f64, f64)> {
     bench.site.reset(bench.primary)?;
     bench.site.steer(0, 0, true)?;
     let mut config = bench.config("iperf", 0)?;
@@ -25,6 +25,7 @@ pub fn standby_throughput(bench: &Bench) -> Result<(f64, f64)> {
     config.append.push("lab.iperf".to_owned());
     for pair in &mut config.pairs {
         pair.primary = None;
+        pair.vhost = vhost;
     }
     let _guest = bench.boot(config)?;
     let host = bench.host(0)?;

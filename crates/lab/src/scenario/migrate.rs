@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use crate::qmp::Event;
-use crate::vm::Vm;
+use crate::vm::{Config, Vm};
 
 /// How long a migration may take in the lab.
 pub const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
@@ -86,8 +86,13 @@ fn same_guest(
 }
 
 /// Moves a guest from one host to the other; returns the machine it ends in.
-fn step(bench: &Bench, mut source: Vm, name: &str, onto: usize) -> Result<Vm> {
-    let mut config = bench.config(name, onto)?;
+fn step(bench: &Bench, source: Vm, name: &str, onto: usize) -> Result<Vm> {
+    step_to(bench, source, bench.config(name, onto)?, onto)
+}
+
+/// The same, into a machine of this configuration.
+pub fn step_to(bench: &Bench, mut source: Vm, mut config: Config, onto: usize) -> Result<Vm> {
+    let name = config.name.clone();
     config.incoming = Some(bench.uri(onto)?);
     let mut target = bench.start(config)?;
     let before = source.state()?;

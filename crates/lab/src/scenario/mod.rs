@@ -8,6 +8,7 @@ pub mod hotplug;
 pub mod measure;
 pub mod migrate;
 pub mod pairs;
+pub mod vhost;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -81,6 +82,7 @@ impl Bench {
                 tap: place.taps.first().cloned().context("the host has no tap")?,
                 primary: Some(primary.context("the host has no NIC to pass through")?),
                 failover: true,
+                vhost: false,
             }],
             spare_ports: 0,
             native_hotplug: false,
@@ -110,6 +112,7 @@ impl Bench {
                     .context("the host has one VF only")?,
             ),
             failover: true,
+            vhost: false,
         });
         Ok(config)
     }
@@ -322,6 +325,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a guest that does not accept STANDBY moves without a primary",
         primary: PrimaryKind::Vf,
         run: pairs::no_standby,
+    },
+    Scenario {
+        name: "vhost",
+        about: "vhost-net: a guest moves to a host without it and back, connected",
+        primary: PrimaryKind::Vf,
+        run: vhost::there_and_back,
     },
     Scenario {
         name: "bad-input",
