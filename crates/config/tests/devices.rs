@@ -502,7 +502,11 @@ fn short_forms_of_chardevs() {
         Ok(Shorthand::Existing("c0".to_owned()))
     );
     let (chardev, with_monitor) = own("mon:stdio");
-    assert!(chardev.mux && with_monitor && matches!(chardev.backend, ChardevBackend::Stdio { .. }));
+    assert!(chardev.mux && with_monitor);
+    assert!(matches!(
+        chardev.backend,
+        ChardevBackend::Stdio { signal: false }
+    ));
     let (chardev, _) = own("unix:/tmp/a,,b,server=on,wait=off");
     match chardev.backend {
         ChardevBackend::Socket(socket) => {

@@ -22,6 +22,7 @@ use failover::Moment;
 use hypervisor::{Accelerator, CpuEvent, Processors, Qtest};
 use memory::Ram;
 use pci::{Hotplug, RootComplex};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The IOAPIC's line of PIRQA; PIRQH is the last of eight.
@@ -357,6 +358,19 @@ impl Board {
     pub fn tick(&mut self, now: Moment) {
         self.pairs_tick(now);
         self.netdevs.tick(now);
+    }
+
+    /// What a monitor is to read and write that shares character device `id` (`mux=on`). `for_people`: lines are edited.
+    ///
+    /// # Errors
+    /// There is no such device, it is not shared, or too many share it.
+    pub fn monitor_end(&self, id: &str, for_people: bool) -> Result<OwnedFd, MachineError> {
+        let chardev = self.chardevs.iter().find(|c| c.id() == id);
+        let chardev =
+            chardev.ok_or_else(|| MachineError::refused(format!("chardev \"{id}\" not found")))?;
+        chardev
+            .monitor_end(for_people)
+            .map_err(|e| MachineError::refused(format!("chardev '{id}': {e}")))
     }
 
     /// Waits for what the guest wrote to its consoles to leave.

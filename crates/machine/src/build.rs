@@ -278,11 +278,8 @@ pub fn build(
     let serial_ports = config
         .serial_ports()
         .map_err(|e| MachineError::refused(e.to_string()))?;
-    // A terminal shared by both is the serial port's.
-    let shared = |id: &str| {
-        config.chardevs.iter().any(|c| c.mux && c.id == id)
-            && serial_ports.iter().any(|p| p.chardev == id)
-    };
+    // One that can be shared is opened here, and monitors are given an end of it.
+    let shared = |id: &str| config.chardevs.iter().any(|c| c.mux && c.id == id);
     let monitored: Vec<&str> = config
         .monitors
         .iter()
@@ -295,7 +292,9 @@ pub fn build(
         .iter()
         .filter(|c| !monitored.contains(&c.id.as_str()))
     {
-        chardevs.push(Chardev::open(chardev)?);
+        let control = control.clone();
+        let end = Box::new(move || control.post(|board| board.quit("host-ui")));
+        chardevs.push(Chardev::open(chardev, end)?);
     }
     let mut io: Vec<(Range<u16>, Arc<dyn PortDevice>)> = Vec::new();
     let mut serials = Vec::new();
@@ -311,7 +310,9 @@ pub fn build(
             })?;
         let sink = Box::new(OutboxWriter(chardev.outbox()));
         let serial = SerialPort::new(vm.irq_line(u32::from(port.irq)), sink);
-        chardev.connect(serial.clone());
+        chardev
+            .connect(serial.clone())
+            .map_err(|e| MachineError::refused(format!("chardev '{}': {e}", chardev.id())))?;
         io.push((port.iobase..port.iobase + SERIAL_PORTS, serial.clone()));
         serials.push(serial);
     }

@@ -4,8 +4,10 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, bail};
 use config::vm::{
-    ChardevBackend, ChardevConfig, FdRef, MonitorConfig, MonitorMode, SocketAddress, VmConfig,
+    ChardevBackend, ChardevConfig, FdRef, MachineKind, MonitorConfig, MonitorMode, SocketAddress,
+    VmConfig,
 };
+use machine::Board;
 use monitor::{Endpoint, Mode, OpenEndpoint};
 
 /// The language of a monitor.
@@ -26,28 +28,47 @@ pub fn endpoint(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
     open(chardev).with_context(|| chardev.text.clone())
 }
 
-/// Opens what all monitors of a configuration listen on.
+/// Opens what all monitors of a configuration listen on, but for those that the board opens since they may share it with its
+/// serial ports: see [`shared_monitors`].
 ///
 /// # Errors
 /// As [`endpoint`], or a monitor names a character device that does not exist.
 pub fn open_monitors(config: &VmConfig) -> anyhow::Result<Vec<(&MonitorConfig, OpenEndpoint)>> {
     let mut endpoints = Vec::with_capacity(config.monitors.len());
-    let serials: Vec<&str> = config.serials.iter().map(|s| s.chardev.as_str()).collect();
     for wanted in &config.monitors {
         let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
         let chardev =
             chardev.with_context(|| format!("chardev \"{}\" not found", wanted.chardev))?;
-        if chardev.mux && serials.contains(&chardev.id.as_str()) {
-            tracing::warn!(
-                chardev = chardev.id,
-                "a monitor cannot share its terminal with a serial port yet: the terminal is the serial port's; \
-                 give the monitor a place of its own with -monitor"
-            );
-            continue;
+        if !is_shared(config, chardev) {
+            endpoints.push((wanted, endpoint(chardev)?));
         }
-        endpoints.push((wanted, endpoint(chardev)?));
     }
     Ok(endpoints)
+}
+
+/// Opens the monitors that share a character device of the board.
+///
+/// # Errors
+/// Too many share one.
+pub fn shared_monitors<'c>(
+    config: &'c VmConfig,
+    board: &Board,
+) -> anyhow::Result<Vec<(&'c MonitorConfig, OpenEndpoint)>> {
+    let mut endpoints = Vec::new();
+    for wanted in &config.monitors {
+        let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
+        if chardev.is_some_and(|chardev| is_shared(config, chardev)) {
+            let for_people = wanted.mode == MonitorMode::Readline;
+            let end = board.monitor_end(&wanted.chardev, for_people)?;
+            endpoints.push((wanted, Endpoint::ConnectedFd(end).open()?));
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Without a board there are no serial ports, and a monitor has the device to itself.
+fn is_shared(config: &VmConfig, chardev: &ChardevConfig) -> bool {
+    chardev.mux && config.machine.kind != MachineKind::None
 }
 
 fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {

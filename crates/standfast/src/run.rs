@@ -13,7 +13,7 @@ use machine::{Control, FdSource, control_with, qtest};
 use monitor::{EventSink, Monitors};
 
 use crate::backend::{MachineBackend, identity};
-use crate::endpoints::open_monitors;
+use crate::endpoints::{open_monitors, shared_monitors};
 use crate::events::EventForwarder;
 use crate::startup::Startup;
 
@@ -59,7 +59,8 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     let qtest_server = open_qtest(&config)?;
     let forwarder = Box::new(EventForwarder::new(events));
     let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
-    for (wanted, endpoint) in endpoints {
+    let shared = shared_monitors(&config, &board)?;
+    for (wanted, endpoint) in endpoints.into_iter().chain(shared) {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
     board.power_up()?;

@@ -144,6 +144,10 @@ impl ChardevConfig {
         options.set("id", Value::from(id));
         if with_monitor {
             options.set("mux", Value::from("on"));
+            if form == "stdio" {
+                // Ctrl-C is for the guest; Ctrl-A x ends the machine.
+                options.set("signal", Value::from("off"));
+            }
         }
         let mut chardev = Self::from_options(options, Source::CommandLine)?;
         chardev.text = text.to_owned();

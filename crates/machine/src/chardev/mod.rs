@@ -8,14 +8,19 @@
 //! wire. Towards the guest nothing is lost: the reader waits for room in the UART.
 
 pub(crate) mod endpoint;
+mod mux;
 mod outbox;
+mod terminal;
 
 use config::vm::{ChardevBackend, ChardevConfig};
 pub(crate) use endpoint::Endpoint;
+use mux::Mux;
 pub use outbox::{Outbox, OutboxWriter};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use terminal::RawTerminal;
 
 /// A character device could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,9 @@ pub struct ChardevError {
 pub trait Receiver: Send + Sync {
     /// All of `bytes` go to the guest.
     fn receive(&self, bytes: &[u8]);
+
+    /// A break condition on the line. Nothing, where there is no such thing.
+    fn receive_break(&self) {}
 }
 
 /// An open character device.
@@ -40,15 +48,20 @@ pub struct Chardev {
     outbox: Arc<Outbox>,
     receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>>,
     endpoint: Option<Arc<Endpoint>>,
+    mux: Option<Arc<Mux>>,
+    _terminal: Option<RawTerminal>,
 }
 
 impl Chardev {
     /// Opens what `config` names and starts its threads. A server that waits (`wait=on`) blocks until its first
-    /// client is there.
+    /// client is there. With `mux=on`, `end` is what Ctrl-A x does.
     ///
     /// # Errors
     /// The socket, file or terminal cannot be had.
-    pub fn open(config: &ChardevConfig) -> Result<Self, ChardevError> {
+    pub fn open(
+        config: &ChardevConfig,
+        end: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, ChardevError> {
         let failed = |reason: String| ChardevError {
             option: config.text.clone(),
             reason,
@@ -64,6 +77,8 @@ impl Chardev {
                 outbox,
                 receiver,
                 endpoint: None,
+                mux: None,
+                _terminal: None,
             });
         }
         if let ChardevBackend::RingBuf { size_bytes } = config.backend {
@@ -75,10 +90,22 @@ impl Chardev {
                 outbox,
                 receiver,
                 endpoint: None,
+                mux: None,
+                _terminal: None,
             });
         }
         let endpoint = Arc::new(Endpoint::open(&config.backend).map_err(failed)?);
         let filename = endpoint.filename();
+        let terminal = match config.backend {
+            ChardevBackend::Stdio { signal } => RawTerminal::stdin(signal),
+            _ => None,
+        };
+        let mux = config
+            .mux
+            .then(|| Arc::new(Mux::new(Arc::clone(&outbox), end)));
+        if let Some(mux) = &mux {
+            *receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(mux.clone());
+        }
         let worker = Worker {
             endpoint: Arc::clone(&endpoint),
             outbox: Arc::clone(&outbox),
@@ -94,6 +121,8 @@ impl Chardev {
             outbox,
             receiver,
             endpoint: Some(endpoint),
+            mux,
+            _terminal: terminal,
         })
     }
 
@@ -112,9 +141,29 @@ impl Chardev {
         Arc::clone(&self.outbox)
     }
 
-    /// From now on what comes in goes to `receiver`.
-    pub fn connect(&self, receiver: Arc<dyn Receiver>) {
-        *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+    /// From now on what comes in goes to `receiver`; with `mux=on`, when it is its turn.
+    ///
+    /// # Errors
+    /// Too many share it, or the host has no threads left.
+    pub fn connect(&self, receiver: Arc<dyn Receiver>) -> io::Result<()> {
+        match &self.mux {
+            Some(mux) => mux.add_port(receiver),
+            None => {
+                *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a monitor that shares it is to read and write. `for_people`: lines are edited.
+    ///
+    /// # Errors
+    /// It is not `mux=on`, too many share it, or the host has no pseudo-terminals left.
+    pub fn monitor_end(&self, for_people: bool) -> io::Result<OwnedFd> {
+        match &self.mux {
+            Some(mux) => mux.add_monitor(for_people),
+            None => Err(io::Error::other("it is not mux=on")),
+        }
     }
 
     /// Waits until what was written has left, or nobody takes it.

@@ -7,6 +7,7 @@ use crate::chardev::Receiver;
 use minicbor::{Decode, Encode};
 use pci::IntxLine;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
@@ -17,6 +18,12 @@ pub const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
 pub const COM_IRQS: [u8; 4] = [4, 3, 4, 3];
 /// Ports of one UART.
 pub const SERIAL_PORTS: u16 = 8;
+
+/// The register that tells of a break, and how (it is told once).
+const LINE_STATUS: u8 = 5;
+const BREAK_INTERRUPT: u8 = 0x10;
+/// What the receive FIFO of the registers' model holds.
+const FIFO_BYTES: usize = 0x40;
 
 /// An edge on the interrupt line.
 struct Edge(Arc<dyn IntxLine>);
@@ -46,6 +53,8 @@ pub struct UartState {
 /// A serial port.
 pub struct SerialPort {
     uart: Mutex<Serial<Edge, NoEvents, Sink>>,
+    /// A break has come that the guest has not seen yet.
+    broken: AtomicBool,
     line: Arc<dyn IntxLine>,
     emptied: Condvar,
 }
@@ -56,6 +65,7 @@ impl SerialPort {
         let uart = Mutex::new(Serial::new(Edge(Arc::clone(&line)), sink));
         Arc::new(Self {
             uart,
+            broken: AtomicBool::new(false),
             line,
             emptied: Condvar::new(),
         })
@@ -143,6 +153,7 @@ impl SerialPort {
     /// Power-on values; what was received and not read is lost.
     pub fn reset(&self) {
         let mut uart = self.uart();
+        self.broken.store(false, Ordering::Relaxed);
         let sink = std::mem::replace(uart.writer_mut(), Box::new(io::sink()));
         *uart = Serial::new(Edge(Arc::clone(&self.line)), sink);
         self.emptied.notify_all();
@@ -170,13 +181,34 @@ impl Receiver for SerialPort {
             }
         }
     }
+
+    /// A byte of zeros, and the line status that says what it is. It must be the only one, for the status to belong to it:
+    /// waits for the guest to read what came before.
+    fn receive_break(&self) {
+        let mut uart = self.uart();
+        while uart.fifo_capacity() < FIFO_BYTES {
+            uart = self
+                .emptied
+                .wait(uart)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.broken.store(true, Ordering::Relaxed);
+        if uart.enqueue_raw_bytes(&[0]).is_err() {
+            self.broken.store(false, Ordering::Relaxed);
+            tracing::debug!("a break is lost: the port is in loopback mode");
+        }
+    }
 }
 
 impl PortDevice for SerialPort {
     fn read(&self, offset: u16, data: &mut [u8]) {
         let mut uart = self.uart();
         for (at, byte) in (offset..).zip(data) {
-            *byte = uart.read(u8::try_from(at % SERIAL_PORTS).unwrap_or(0));
+            let register = u8::try_from(at % SERIAL_PORTS).unwrap_or(0);
+            *byte = uart.read(register);
+            if register == LINE_STATUS && self.broken.swap(false, Ordering::Relaxed) {
+                *byte |= BREAK_INTERRUPT;
+            }
         }
         if offset == 0 {
             self.emptied.notify_all();
