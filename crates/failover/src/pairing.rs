@@ -42,6 +42,9 @@ pub struct PrimarySpec {
     pub multifunction: bool,
     /// Its function number.
     pub function: u8,
+    /// Whether its state can be migrated. As long as it has no standby, a migration takes it for an ordinary device then;
+    /// otherwise it blocks one.
+    pub migratable: bool,
 }
 
 /// PCI base class and subclass of an Ethernet controller.

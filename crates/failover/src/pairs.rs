@@ -272,6 +272,23 @@ impl Pairs {
         Ok(added)
     }
 
+    /// The command line is read: primaries whose standby was not on it are ordinary devices to the guest from now on,
+    /// as one that is hotplugged before its standby. Their ids, in order; they are to be put into their slots.
+    pub fn show_unpaired(&mut self) -> Vec<String> {
+        let hidden = self.orphans.iter_mut().filter(|o| !o.visible);
+        hidden
+            .map(|orphan| {
+                orphan.visible = true;
+                orphan.id.clone()
+            })
+            .collect()
+    }
+
+    /// Whether this is a primary without a standby, which is an ordinary device to the guest.
+    pub fn is_unpaired(&self, primary: &str) -> bool {
+        self.orphans.iter().any(|o| o.id == primary && o.visible)
+    }
+
     /// What is left to say once the command line is read: primaries that name no standby.
     pub fn unpaired(&self) -> Vec<PairingWarning> {
         self.orphans
@@ -417,7 +434,8 @@ impl Pairs {
 
     /// What makes a migration impossible before anything is asked.
     fn obstacle(&self) -> Option<Refusal> {
-        if let Some(orphan) = self.orphans.iter().find(|o| o.visible) {
+        let in_the_way = |o: &&Orphan| o.visible && !o.spec.migratable;
+        if let Some(orphan) = self.orphans.iter().find(in_the_way) {
             let reason = Reason::NoStandby {
                 standby: orphan.spec.standby.clone(),
             };

@@ -96,6 +96,7 @@ fn primary(n: usize) -> PrimarySpec {
         on_pcie: true,
         class: CLASS_ETHERNET,
         multifunction: false,
+        migratable: false,
         function: 0,
     }
 }

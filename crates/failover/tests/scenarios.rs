@@ -29,6 +29,7 @@ fn primary(n: u32) -> PrimarySpec {
         on_pcie: true,
         class: CLASS_ETHERNET,
         multifunction: false,
+        migratable: false,
         function: 0,
     }
 }

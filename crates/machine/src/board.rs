@@ -119,7 +119,10 @@ impl Board {
         self.prepare_memory();
         self.load_kernel()?;
         if !self.config.start_paused {
-            self.cont()?;
+            // Without the event: QEMU's monitors listen only after that, and a client that is early is not to take it for
+            // the end of a migration.
+            self.run_state.go(RunState::Running)?;
+            self.go();
         }
         Ok(())
     }

@@ -390,7 +390,7 @@ pub fn build(
             .add_at_start(device)
             .map_err(|e| MachineError::Device(text, e.to_string()))?;
     }
-    board.finish_pairs();
+    board.finish_pairs()?;
     board.tables = tables(&board, &serial_resources)?;
     Ok(board)
 }

@@ -163,6 +163,9 @@ impl Board {
     fn taken_over(&mut self) {
         self.config.incoming = None;
         self.pairs.stop_populating();
+        // All of it in one job: a client that asks after one of the events finds the primaries on their way, and those
+        // without hardware in their slots.
+        self.tell_arrived();
         if self.run_state.is_running() {
             self.emit(MachineEvent::Resume);
         }

@@ -21,7 +21,18 @@ use net::announce::AnnounceParameters;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 use vm_memory::GuestAddress;
+
+/// How long after a cancel the guest may still eject a primary that it was asked for, before the request is taken back. A
+/// guest that is about to eject does so within this; then the primary comes back by one clean plug, and a client of QEMU's
+/// that ejects by hand finds the migration `cancelling` until it has. A guest that does nothing delays the cancel by no
+/// more than this (by 30 s in QEMU).
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+/// A guest that has hardly any memory in use is sent within a millisecond. QEMU takes longer, and its users' scripts poll for
+/// `active` without an eye on `completed`. With a guest of any size this has passed long before its memory is sent.
+const LEAST_ACTIVE: Duration = Duration::from_millis(100);
 
 /// Answers `migrate` when the transport is there or has failed.
 pub type MigrateReply = Box<dyn FnOnce(Result<(), MachineError>) + Send>;
@@ -135,6 +146,14 @@ impl Source for MachineSource {
         self.unplugged.recv().map_err(|_| ended())?
     }
 
+    fn cancelled_while_unplugging(&mut self) {
+        let Some(grace) = self.control.host_clock().host_wait(CANCEL_GRACE) else {
+            return;
+        };
+        // Whatever comes, the primaries are brought back next.
+        let _ = self.unplugged.recv_timeout(grace);
+    }
+
     fn start_dirty_log(&mut self) -> Result<(), Reason> {
         // From here on this thread has much to do, and the guest still runs.
         crate::control::give_way();
@@ -223,6 +242,11 @@ impl Board {
                 .capabilities
                 .has(Capability::PauseBeforeSwitchover),
             clock: Arc::new(MigrationClock(Arc::clone(self.control.host_clock()))),
+            least_active: self
+                .control
+                .host_clock()
+                .host_wait(LEAST_ACTIVE)
+                .unwrap_or_default(),
             on_change: Box::new(move |_, to: State| {
                 control.post(move |board| board.migration_state(to))
             }),

@@ -77,6 +77,11 @@ impl Primary {
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
+
+    /// Whether its state can be migrated, should it be an ordinary device to the guest.
+    pub(crate) fn migrates(&self) -> bool {
+        migrates(&self.config)
+    }
 }
 
 /// The pairs, and what belongs to them.
@@ -87,6 +92,9 @@ pub struct PairKeeper {
     container: Option<Arc<Container>>,
     /// Set to break off the thread that populates memory.
     populating: Option<Arc<AtomicBool>>,
+    /// Standbys that a migration brought accepted: told when the guest is this machine's, and its primaries are being
+    /// plugged. A client that hears of one looks for its primary.
+    arrived: Option<Vec<String>>,
     counters: BTreeMap<String, PairCounters>,
 }
 
@@ -103,6 +111,7 @@ impl PairKeeper {
             steering: BTreeMap::new(),
             container: None,
             populating: None,
+            arrived: None,
             counters: BTreeMap::new(),
         }
     }
@@ -174,6 +183,10 @@ impl PairKeeper {
     pub fn steering_of(&self, standby: &str) -> Option<String> {
         self.steering.get(standby).map(|s| lock(s).describe())
     }
+}
+
+fn migrates(primary: &DeviceConfig) -> bool {
+    !matches!(primary.kind, DeviceKind::VfioPci(_))
 }
 
 fn lock(steering: &SharedSteering) -> MutexGuard<'_, Steering> {
@@ -309,6 +322,7 @@ impl Board {
             class,
             multifunction: config.multifunction,
             function: place.devfn & 7,
+            migratable: migrates(config),
         })
     }
 
@@ -358,7 +372,7 @@ impl Board {
         };
         self.pairs.primaries.insert(id.clone(), primary);
         if added.placing == Placing::PlugNow
-            && let Err(error) = self.plug_visible(&id)
+            && let Err(error) = self.plug_visible(&id, When::Hotplug)
         {
             self.pairs.pairs.remove_unpaired(&id);
             self.pairs.primaries.remove(&id);
@@ -370,7 +384,7 @@ impl Board {
     }
 
     /// A primary that came before its standby is an ordinary device to the guest.
-    fn plug_visible(&mut self, id: &str) -> Result<(), MachineError> {
+    fn plug_visible(&mut self, id: &str, when: When) -> Result<(), MachineError> {
         let config = self.pairs.primary(id).map(|p| p.config.clone());
         if let Some(config) = config.filter(|c| matches!(c.kind, DeviceKind::VfioPci(_))) {
             let wanted = self.vfio_config(&config, id)?;
@@ -381,7 +395,7 @@ impl Board {
                 primary.vfio = Some(device);
             }
         }
-        self.insert_primary(id).map_err(MachineError::refused)
+        self.insert_primary(id, when).map_err(MachineError::refused)
     }
 
     /// A standby is in its slot: it joins its pair.
@@ -412,10 +426,18 @@ impl Board {
         Ok(())
     }
 
-    /// The command line is read: what is left to say.
-    pub(crate) fn finish_pairs(&mut self) {
+    /// The command line is read: what is left to say and to do.
+    ///
+    /// # Errors
+    /// A primary without a standby cannot be had.
+    pub(crate) fn finish_pairs(&mut self) -> Result<(), MachineError> {
         for warning in self.pairs.pairs.unpaired() {
             tracing::warn!("{warning}");
+        }
+        for id in self.pairs.pairs.show_unpaired() {
+            let text = self.pairs.primary(&id).map(|p| p.config.text.clone());
+            self.plug_visible(&id, When::AtStart)
+                .map_err(|e| MachineError::Device(text.unwrap_or_default(), e.to_string()))?;
         }
         // Announcing and steering wait until the guest runs; what they steer is looked up here, where a user still reads.
         let standbys: Vec<String> = self
@@ -433,6 +455,7 @@ impl Board {
                 );
             }
         }
+        Ok(())
     }
 
     fn steering(&mut self, standby: &str) -> Option<SharedSteering> {
@@ -543,9 +566,10 @@ impl Board {
             return;
         }
         let event = match notice {
-            Notice::FailoverNegotiated { standby } => {
-                MachineEvent::FailoverNegotiated { id: standby }
-            }
+            Notice::FailoverNegotiated { standby } => match &mut self.pairs.arrived {
+                Some(arrived) => return arrived.push(standby),
+                None => MachineEvent::FailoverNegotiated { id: standby },
+            },
             Notice::UnplugPrimary { primary } => MachineEvent::UnplugPrimary { id: primary },
             Notice::PathChanged { standby, path } => MachineEvent::FailoverPathChanged {
                 id: standby,
@@ -654,7 +678,7 @@ impl Board {
                     tracing::debug!(primary = id, "open, and no longer wanted in its slot");
                     return self.feed(id, &Event::PlugFailed("it is no longer wanted".into()));
                 }
-                self.insert_primary(id)
+                self.insert_primary(id, When::Hotplug)
             }
             Err(error) => Err(error),
         };
@@ -668,7 +692,7 @@ impl Board {
     }
 
     /// Puts the primary into its slot.
-    fn insert_primary(&mut self, id: &str) -> Result<(), String> {
+    fn insert_primary(&mut self, id: &str, when: When) -> Result<(), String> {
         let standby = self
             .pairs
             .pairs
@@ -684,9 +708,12 @@ impl Board {
         };
         let device = WatchedPrimary::new(device, id.to_owned(), control, steering);
         let shown = function(&primary.config, id, device);
-        self.hotplug
-            .plug(&primary.place.bus, primary.place.devfn, shown)
-            .map_err(|e| e.to_string())?;
+        let Place { bus, devfn } = &primary.place;
+        match when {
+            When::AtStart => self.root.insert(bus, *devfn, shown),
+            When::Hotplug => self.hotplug.plug(bus, *devfn, shown),
+        }
+        .map_err(|e| e.to_string())?;
         primary.in_slot = true;
         let body = primary
             .other
@@ -927,6 +954,7 @@ impl Board {
             .iter()
             .map(|p| p.standby().to_owned())
             .collect();
+        self.pairs.arrived = Some(Vec::new());
         for standby in standbys {
             if self
                 .devices
@@ -936,6 +964,13 @@ impl Board {
                 self.feed(&standby, &Event::StandbyNegotiated);
             }
             self.steer_to_standby(&standby);
+        }
+    }
+
+    /// The guest is this machine's: what it accepted on the source is told.
+    pub(crate) fn tell_arrived(&mut self) {
+        for id in self.pairs.arrived.take().unwrap_or_default() {
+            self.emit(MachineEvent::FailoverNegotiated { id });
         }
     }
 

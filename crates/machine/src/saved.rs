@@ -60,7 +60,13 @@ impl Board {
         };
         let mut named = Vec::new();
         for function in self.root.functions() {
-            if self.pairs.primary(&function.id).is_some() {
+            // A primary is with no guest that moves; one without a standby is an ordinary device.
+            let ordinary = |primary: &crate::pairs::Primary| {
+                primary.migrates() && self.pairs.pairs().is_unpaired(&function.id)
+            };
+            if let Some(primary) = self.pairs.primary(&function.id)
+                && !ordinary(primary)
+            {
                 continue;
             }
             if let Some(name) = name(&function) {

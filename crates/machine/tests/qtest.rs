@@ -119,7 +119,8 @@ fn a_client_finds_the_board_and_nobody_has_assigned_resources() {
         })
         .collect();
     assert_eq!(bytes, (64_u64 << 20).to_le_bytes());
-    assert_eq!(machine.events.try_recv().unwrap(), MachineEvent::Resume);
+    machine.control.ask(|board| board.stop().unwrap()).unwrap();
+    assert_eq!(machine.events.try_recv().unwrap(), MachineEvent::Stop);
 }
 
 #[test]

@@ -90,6 +90,10 @@ pub trait Source: Send {
     /// A guest that does not let go, and why.
     fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<(), Reason>;
 
+    /// The migration was cancelled after [`Unplug::Asked`] and before the guest had let go: gives the guest the moment that
+    /// it needs to finish what it may have begun, and returns. The state is `cancelling` meanwhile. By default not at all.
+    fn cancelled_while_unplugging(&mut self) {}
+
     /// Starts logging which pages vCPUs write. What the device model writes through vm-memory is seen without.
     ///
     /// # Errors
@@ -137,6 +141,9 @@ pub struct OutgoingOptions {
     pub pause_before_switchover: bool,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How long the state is `active` at least, while the guest runs: a client that polls is to see it, and to be able to
+    /// cancel, however little there is to send.
+    pub least_active: Duration,
     /// Told of every change of the state.
     pub on_change: OnChange,
 }
@@ -164,6 +171,7 @@ pub(crate) struct Shared {
     pub(crate) proceed: CancelToken,
     pub(crate) parameters: SharedParameters,
     pub(crate) clock: Arc<dyn Clock>,
+    least_active: Duration,
 }
 
 /// A migration of this machine to somewhere else.
@@ -202,6 +210,7 @@ impl Outgoing {
             proceed: CancelToken::new()?,
             parameters: options.parameters,
             clock: options.clock,
+            least_active: options.least_active,
         });
         let mine = shared.clone();
         let pause_before_switchover = options.pause_before_switchover;
@@ -371,8 +380,14 @@ impl<'a> Job<'a> {
         self.logging = true;
         self.looked();
         if unplug == Unplug::Asked {
-            self.advance(State::WaitUnplug)?;
-            self.wait_unplugged()?;
+            let waited = match self.advance(State::WaitUnplug) {
+                Ok(()) => self.wait_unplugged(),
+                Err(error) => Err(error),
+            };
+            if waited.is_err() && shared.cancel.is_cancelled() {
+                self.source.cancelled_while_unplugging();
+            }
+            waited?;
             let took = shared.clock.now().saturating_sub(asked);
             shared
                 .statistics
@@ -488,6 +503,11 @@ impl<'a> Job<'a> {
                 break;
             }
             convergence.look(pages, rate, bandwidth.unwrap_or(0));
+        }
+        let active = shared.clock.now().saturating_sub(started);
+        let left = shared.least_active.saturating_sub(active);
+        if !left.is_zero() && shared.cancel.wait(left) {
+            return Err(SendError::Cancelled);
         }
         self.hand_over(ram, &mut sender, &mut dirty)
     }

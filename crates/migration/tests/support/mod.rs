@@ -420,6 +420,7 @@ pub fn options(address: Address, record: &Record) -> OutgoingOptions {
         parameters,
         pause_before_switchover: false,
         clock: Arc::new(MonotonicClock::new()),
+        least_active: Duration::ZERO,
         on_change: states(record),
     }
 }
