@@ -14,6 +14,7 @@
 
 pub mod heap;
 mod options;
+mod state;
 
 use std::path::{Path, PathBuf};
 
@@ -90,15 +91,6 @@ pub static TARGETS: &[Target] = &[
         longest_bytes: 0x3000,
     },
     Target {
-        name: "virtio",
-        what: "a virtio device's saved state, then its registers",
-        run: virtio::fuzz_function,
-        seeds: virtio::fuzz_function_seeds,
-        words: none,
-        heap_bytes: 16 * MIB,
-        longest_bytes: 4096,
-    },
-    Target {
         name: "stream",
         what: "a migration's source",
         run: migration::fuzz::fuzz_stream,
@@ -109,12 +101,22 @@ pub static TARGETS: &[Target] = &[
     },
     Target {
         name: "state",
-        what: "the saved state of chipset, vCPUs and interrupt controllers, then the chipset's ports",
-        run: machine::fuzz::fuzz_state,
-        seeds: machine::fuzz::state_seeds,
+        what: "saved state: of virtio functions, then their registers; of chipset and vCPUs, then the chipset's ports",
+        run: state::run,
+        seeds: state::seeds,
         words: none,
         heap_bytes: 16 * MIB,
         longest_bytes: 4096,
+    },
+    Target {
+        name: "qtest",
+        what: "a client of -qtest",
+        run: hypervisor::qtest::fuzz::fuzz_lines,
+        seeds: hypervisor::qtest::fuzz::line_seeds,
+        words: none,
+        // A read of 16 MiB is allowed: its bytes, its digits, and the answer around them.
+        heap_bytes: 160 * MIB,
+        longest_bytes: 512,
     },
 ];
 

@@ -37,12 +37,11 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The last member's name, without the way to it.
+    /// The member's name, without the way to it; "null", as QEMU writes it, for what has no name of its own.
     pub fn name(&self) -> &'a str {
-        match (self.step, self.parent) {
-            (Step::Member(name), _) => name,
-            (_, Some(parent)) => parent.name(),
-            (_, None) => "null",
+        match self.step {
+            Step::Member(name) => name,
+            Step::Root | Step::Index(_) => "null",
         }
     }
 

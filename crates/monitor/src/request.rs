@@ -28,10 +28,11 @@ pub(crate) fn decode(object: Map<String, Value>, state: State) -> Result<AnyComm
                         "QMP input member '{member}' must be a string"
                     )));
                 };
-                if let Some((other, _)) = name {
-                    return Err(QmpError::generic(format!(
-                        "QMP input member '{member}' clashes with '{other}'"
-                    )));
+                if name.is_some() {
+                    // In this order whichever came first: QEMU looks at the members in an order of its own.
+                    return Err(QmpError::generic(
+                        "QMP input member 'execute' clashes with 'exec-oob'",
+                    ));
                 }
                 name = Some((member, command));
             }
@@ -55,15 +56,16 @@ pub(crate) fn decode(object: Map<String, Value>, state: State) -> Result<AnyComm
             "Expecting capabilities negotiation with 'qmp_capabilities'",
         ));
     }
-    if state.negotiated && name == "qmp_capabilities" {
-        return Err(QmpError::command_not_found(
-            "Capabilities negotiation is already complete, command ignored",
-        ));
-    }
     if member == "exec-oob" && describe(&name).is_some_and(|description| !description.allow_oob) {
         return Err(QmpError::generic(format!(
             "The command {name} does not support OOB"
         )));
     }
-    AnyCommand::decode(&name, arguments)
+    let command = AnyCommand::decode(&name, arguments)?;
+    if state.negotiated && name == "qmp_capabilities" {
+        return Err(QmpError::command_not_found(
+            "Capabilities negotiation is already complete, command ignored",
+        ));
+    }
+    Ok(command)
 }

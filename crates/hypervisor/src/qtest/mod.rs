@@ -15,6 +15,8 @@
 
 mod client;
 mod doorbells;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod intercept;
 mod interrupts;
 mod processors;

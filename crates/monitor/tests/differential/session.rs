@@ -59,6 +59,8 @@ const CASES: &[&[u8]] = &[
     br#"{"id": 1}"#,
     br#"{'execute': 'nope', 'id': 'it"s'}"#,
     br#"{"execute": "qmp_capabilities"}"#,
+    br#"{"execute": "qmp_capabilities", "arguments": {"enable": ["nope"]}}"#,
+    br#"{"execute": "query-fdsets", "id": [0.1, -0.0, 1E5, 1.0, 1e300, 1.5e-7, 2.50, null, false]}"#,
     br#"{"execute": "query-status", "arguments": {"x": 1}}"#,
     br#"{"execute": "query-fdsets", "id": 18446744073709551615}"#,
     br#"{"execute": "query-fdsets", "id": -9223372036854775808}"#,
@@ -131,6 +133,14 @@ const OUT_OF_BAND: &[&[u8]] = &[
     br#"{"exec-oob": 1, "id": 1}"#,
     br#"{"exec-oob": "migrate-recover", "id": 1}"#,
     br#"{"execute": "query-fdsets", "id": 1}"#,
+    br#"{"exec-oob": "qmp_capabilities", "id": 1}"#,
+    br#"{"execute": "qmp_capabilities", "arguments": {"x": 1}, "id": 1}"#,
+    br#"{"execute": "qmp_capabilities", "id": 1}"#,
+    br#"{"exec-oob": "migrate-pause", "execute": "query-status", "id": 1}"#,
+    br#"{"execute": "query-status", "exec-oob": "migrate-pause", "id": 1}"#,
+    br#"{"exec-oob": "migrate-recover", "arguments": {"uri": 3}, "id": {"a": [1, {"b": null}]}}"#,
+    br#"{"exec-oob": "migrate-recover", "arguments": [], "id": true}"#,
+    br#"{"exec-oob": "migrate-pause", "control": {"run-oob": true}}"#,
 ];
 
 /// What we answer otherwise on purpose.

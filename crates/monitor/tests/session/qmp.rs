@@ -197,7 +197,7 @@ fn out_of_band_commands_overtake() {
     assert_eq!(client.message()["id"], 2);
     assert_eq!(
         client.execute(r#"{"execute": "stop", "exec-oob": "stop"}"#),
-        generic("QMP input member 'exec-oob' clashes with 'execute'")
+        generic("QMP input member 'execute' clashes with 'exec-oob'")
     );
 }
 
