@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     for warning in config.warnings() {
-        eprintln!("standfast: warning: {warning}");
+        eprintln!("{}: warning: {warning}", name());
     }
     let startup = if config.daemonize {
         match daemon::daemonize() {
@@ -72,6 +72,15 @@ fn fail(message: &str) -> ExitCode {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    let _ = writeln!(std::io::stderr(), "standfast: {line}");
+    let _ = writeln!(std::io::stderr(), "{}: {line}", name());
     ExitCode::FAILURE
+}
+
+/// The program's name as it was called: messages begin with it, as QEMU's do, and it may run under a name of QEMU's.
+fn name() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&called).file_name();
+    let name = name.map(|name| name.to_string_lossy().replace(char::is_control, " "));
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "standfast".to_owned())
 }

@@ -50,7 +50,7 @@ impl VmConfig {
                         "primary '{id}' names '{pair}' in failover_pair_id=, which is no standby: a virtio-net-pci with failover=on is needed"
                     )),
                     None => warnings.push(format!(
-                        "primary '{id}' names '{pair}' in failover_pair_id=, which does not exist (yet); it stays hidden until that standby is added"
+                        "primary '{id}' names '{pair}' in failover_pair_id=, which does not exist (yet); until that standby is added it is an ordinary device"
                     )),
                 }
             }

@@ -1,0 +1,10 @@
+//! The program as a client of QEMU's failover drives it: over the qtest socket in the processors' place, and over QMP. The
+//! primary is a virtio NIC, as there is no other Ethernet device without hardware.
+
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod migrate;
+mod pair;
+mod pci;
+mod protocol;

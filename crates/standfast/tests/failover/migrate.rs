@@ -1,0 +1,211 @@
+//! Migration to a file and from it, and migrations that are broken off.
+
+use crate::client::Machine;
+use crate::pair::{PORTS, accept, add_primary, add_standby, expect};
+use crate::pci::Pci;
+use serde_json::json;
+use std::path::Path;
+
+/// The eject register of the hotplug block; the selector is beyond it.
+const EJECT: &str = "outl 0xcc8 1";
+const MORE_PORTS: &str = "-device pcie-root-port,id=root2,addr=0x3,bus=pcie.0,chassis=3 \
+     -device pcie-root-port,id=root3,addr=0x4,bus=pcie.0,chassis=4 -netdev user,id=hs2 -netdev user,id=hs3 ";
+
+fn migrate(machine: &mut Machine, file: &Path) {
+    let uri = format!("exec: cat > {}", file.display());
+    machine.qmp("migrate", json!({ "uri": uri })).unwrap();
+}
+
+fn incoming(machine: &mut Machine, file: &Path) {
+    let events = json!({"capabilities": [{"capability": "events", "state": true}]});
+    machine.qmp("migrate-set-capabilities", events).unwrap();
+    let uri = format!("exec: cat {}", file.display());
+    machine
+        .qmp("migrate-incoming", json!({ "uri": uri }))
+        .unwrap();
+    while machine.event("MIGRATION")["status"] != "setup" {}
+}
+
+/// A machine whose guest has both devices.
+fn plugged() -> Machine {
+    let mut machine = Machine::start(PORTS);
+    let mut pci = Pci::set_up(&mut machine, 2);
+    add_standby(&mut machine, 0, true);
+    accept(&mut machine, &mut pci, 1, "standby0");
+    add_primary(&mut machine, 0);
+    expect(&mut machine, &["standby0", "primary0"], &[]);
+    machine
+}
+
+fn resumed(machine: &mut Machine) {
+    machine.event("RESUME");
+    assert_eq!(machine.status(), "completed");
+}
+
+#[test]
+fn there_and_back() {
+    let mut source = plugged();
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    assert_eq!(source.event("UNPLUG_PRIMARY")["device-id"], "primary0");
+    source.until("wait-unplug", &["setup"]);
+    source.command(EJECT);
+    source.until("completed", &["wait-unplug", "active", "device"]);
+    source.event("STOP");
+
+    let target = &mut Machine::start(&(PORTS.to_owned() + "-incoming defer"));
+    Pci::set_up(target, 2);
+    add_standby(target, 0, true);
+    add_primary(target, 0);
+    expect(target, &["standby0"], &["primary0"]);
+    incoming(target, &file);
+    assert_eq!(target.event("FAILOVER_NEGOTIATED")["device-id"], "standby0");
+    expect(target, &["standby0", "primary0"], &[]);
+    resumed(target);
+    source.stop();
+}
+
+#[test]
+fn a_pair_that_is_none_migrates_with_both_devices() {
+    let mut source = Machine::start(PORTS);
+    let mut pci = Pci::set_up(&mut source, 2);
+    add_standby(&mut source, 0, false);
+    add_primary(&mut source, 0);
+    pci.start_nic(&mut source, 1, true);
+    pci.start_nic(&mut source, 2, true);
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    source.until("completed", &["setup", "active", "device"]);
+    source.event("STOP");
+
+    let target = &mut Machine::start(&(PORTS.to_owned() + "-incoming defer"));
+    Pci::set_up(target, 2);
+    add_standby(target, 0, false);
+    add_primary(target, 0);
+    expect(target, &["standby0", "primary0"], &[]);
+    incoming(target, &file);
+    resumed(target);
+    for bus in [1, 2] {
+        let command = Pci::read(target, bus << 8, 4, 'w');
+        assert_eq!(command & 7, 7, "what the guest wrote has arrived");
+    }
+}
+
+#[test]
+fn a_guest_without_the_feature_migrates_at_once() {
+    let mut source = Machine::start(PORTS);
+    let mut pci = Pci::set_up(&mut source, 2);
+    add_standby(&mut source, 0, true);
+    add_primary(&mut source, 0);
+    pci.start_nic(&mut source, 1, false);
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    source.until("completed", &["setup", "active", "device"]);
+    expect(&mut source, &["standby0"], &["primary0"]);
+
+    let target = &mut Machine::start(&(PORTS.to_owned() + "-incoming defer"));
+    Pci::set_up(target, 2);
+    add_standby(target, 0, true);
+    add_primary(target, 0);
+    incoming(target, &file);
+    expect(target, &["standby0"], &["primary0"]);
+    resumed(target);
+    expect(target, &["standby0"], &["primary0"]);
+}
+
+#[test]
+fn a_cancel_while_the_guest_is_waited_for_ends_when_it_ejects() {
+    let mut machine = plugged();
+    let file = machine.folder.path().join("stream");
+    migrate(&mut machine, &file);
+    machine.event("UNPLUG_PRIMARY");
+    machine.qmp("migrate_cancel", json!({})).unwrap();
+    assert_eq!(machine.status(), "cancelling");
+    machine.command(EJECT);
+    machine.until("cancelled", &["cancelling"]);
+    expect(&mut machine, &["standby0", "primary0"], &[]);
+    assert_eq!(Pci::read(&mut machine, 2 << 8, 0, 'l'), 0x1041_1af4);
+}
+
+#[test]
+fn a_cancel_does_not_wait_long_for_a_guest_that_does_nothing() {
+    let mut machine = plugged();
+    let file = machine.folder.path().join("stream");
+    migrate(&mut machine, &file);
+    machine.until("wait-unplug", &["setup"]);
+    machine.qmp("migrate_cancel", json!({})).unwrap();
+    machine.until("cancelled", &["cancelling"]);
+    expect(&mut machine, &["standby0", "primary0"], &[]);
+    // The request was taken back; a second migration asks anew.
+    migrate(&mut machine, &file);
+    machine.event("UNPLUG_PRIMARY");
+    machine.command(EJECT);
+    machine.until("completed", &["setup", "wait-unplug", "active", "device"]);
+}
+
+#[test]
+fn a_cancel_while_memory_is_sent_brings_the_primary_back() {
+    let mut machine = plugged();
+    let file = machine.folder.path().join("stream");
+    migrate(&mut machine, &file);
+    machine.event("UNPLUG_PRIMARY");
+    machine.command(EJECT);
+    machine.until("active", &["setup", "wait-unplug"]);
+    machine.qmp("migrate_cancel", json!({})).unwrap();
+    machine.until("cancelled", &["cancelling"]);
+    expect(&mut machine, &["standby0", "primary0"], &[]);
+}
+
+#[test]
+fn two_pairs_wait_for_both() {
+    let options = PORTS.to_owned() + MORE_PORTS;
+    let mut source = Machine::start(&options);
+    let mut pci = Pci::set_up(&mut source, 4);
+    for n in 0..2 {
+        add_standby(&mut source, n, true);
+        add_primary(&mut source, n);
+        let id = format!("standby{n}");
+        accept(&mut source, &mut pci, 1 + 2 * n as u64, &id);
+    }
+    let all = ["standby0", "primary0", "standby1", "primary1"];
+    expect(&mut source, &all, &[]);
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    assert_eq!(source.event("UNPLUG_PRIMARY")["device-id"], "primary1");
+    assert_eq!(source.event("UNPLUG_PRIMARY")["device-id"], "primary0");
+    source.until("wait-unplug", &["setup"]);
+    // The ports are selected from the last one on: 0 is root3, 2 is root1.
+    source.command(EJECT);
+    assert_eq!(source.status(), "wait-unplug");
+    source.command("outl 0xcd0 2");
+    source.command(EJECT);
+    source.until("completed", &["wait-unplug", "active", "device"]);
+
+    let target = &mut Machine::start(&(options + "-incoming defer"));
+    for n in 0..2 {
+        add_standby(target, n, true);
+        add_primary(target, n);
+    }
+    incoming(target, &file);
+    for id in ["standby0", "standby1"] {
+        assert_eq!(target.event("FAILOVER_NEGOTIATED")["device-id"], id);
+    }
+    expect(target, &all, &[]);
+    resumed(target);
+}
+
+#[test]
+fn an_incoming_command_is_given_on_the_command_line() {
+    let mut source = Machine::start(PORTS);
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    source.until("completed", &["setup", "active", "device"]);
+    // One word for the program, as options are split at white space here.
+    let copy = format!("{PORTS} -incoming exec:cat<{}", file.display());
+    let target = &mut Machine::start(&copy);
+    loop {
+        if target.qmp("query-status", json!({})).unwrap()["status"] == "running" {
+            break;
+        }
+    }
+}
