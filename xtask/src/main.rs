@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod differential;
 mod fuzz;
 mod lab_commands;
 mod native;
@@ -33,6 +34,8 @@ enum Task {
     Ci(test::CiOptions),
     /// Hostile input: builds the fuzz targets and runs them, two at a time.
     Fuzz(fuzz::FuzzOptions),
+    /// Standfast beside QEMU: each scenario played to both, and what differs.
+    Differential(differential::DifferentialOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -58,6 +61,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => test::ci(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Differential(options) => differential::run(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
     }

@@ -120,7 +120,7 @@ pub enum Error {
     },
     /// Two devices in one place; `slot` and `function` as QEMU words it.
     #[error(
-        "PCI: slot {slot} function {function} already occupied by {occupant}, new func {device} cannot be exposed to guest."
+        "PCI: slot {slot} function {function} not available for {device}, in use by {occupant},id={id}"
     )]
     SlotTaken {
         /// The slot on the bus.
@@ -129,6 +129,8 @@ pub enum Error {
         function: u8,
         /// The device type there.
         occupant: String,
+        /// Its id.
+        id: String,
         /// The device type that wants in.
         device: String,
     },

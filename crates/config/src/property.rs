@@ -221,6 +221,22 @@ impl DeviceType {
         self.groups.iter().flat_map(|group| group.iter())
     }
 
+    /// The type that a message about the property names: a virtio device's own properties (its first group) belong, as in
+    /// QEMU, to the device behind the transport.
+    pub fn owner(&self, property: &str) -> String {
+        let own = self.groups.first().into_iter().copied().flatten();
+        let transport = self
+            .name
+            .split_once("-pci")
+            .filter(|_| self.name.starts_with("virtio-"));
+        match transport {
+            Some((model, _)) if own.into_iter().any(|own| own.name == property) => {
+                format!("{model}-device")
+            }
+            _ => self.name.to_owned(),
+        }
+    }
+
     /// The property of this name.
     pub fn property(&self, name: &str) -> Option<&'static Property> {
         self.properties().find(|property| property.name == name)

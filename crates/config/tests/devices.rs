@@ -136,15 +136,15 @@ fn exact_messages_of_the_command_line() {
         ),
         (
             "virtio-net-pci,mac=1",
-            "Property 'virtio-net-pci.mac' doesn't take value '1': expected a MAC address such as 52:54:00:12:34:56",
+            "Property 'virtio-net-device.mac' doesn't take value '1': expected a MAC address such as 52:54:00:12:34:56",
         ),
         (
             "virtio-net-pci,mac=01:00:5e:00:00:01",
-            "Property 'virtio-net-pci.mac' doesn't take value '01:00:5e:00:00:01': a NIC's address cannot be a multicast one",
+            "Property 'virtio-net-device.mac' doesn't take value '01:00:5e:00:00:01': a NIC's address cannot be a multicast one",
         ),
         (
             "virtio-net-pci,rx_queue_size=300",
-            "Property 'virtio-net-pci.rx_queue_size' doesn't take value '300': expected a power of two from 256 to 1024",
+            "Invalid rx_queue_size (= 300), must be a power of 2 between 256 and 1024.",
         ),
         (
             "virtio-net-pci,vectors=70000",

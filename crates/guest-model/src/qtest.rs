@@ -175,10 +175,16 @@ impl QtestBus {
 
     fn receive(&mut self) -> io::Result<()> {
         let mut chunk = [0; 16 << 10];
-        let count = match self.stream.read(&mut chunk) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
-            other => other,
-        }?;
+        let count = loop {
+            match self.stream.read(&mut chunk) {
+                // A socket with a time limit is not read on after the process was stopped and continued.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                other => break other?,
+            }
+        };
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -584,9 +584,24 @@ impl Board {
         if self.pairs.forget_standby(key) {
             tracing::info!(standby = key, "the standby of a pair is gone");
         }
+        self.tell_deleted(&device.config, device.path());
+    }
+
+    /// A virtio device is two for a client: the one on PCI, and the one behind it, which goes first.
+    pub(crate) fn tell_deleted(&self, config: &DeviceConfig, path: String) {
+        let is_virtio = matches!(
+            config.kind,
+            DeviceKind::VirtioNet(_) | DeviceKind::VirtioBlk(_) | DeviceKind::VirtioRng(_)
+        );
+        if is_virtio {
+            self.emit(MachineEvent::DeviceDeleted {
+                id: None,
+                path: format!("{path}/virtio-backend"),
+            });
+        }
         self.emit(MachineEvent::DeviceDeleted {
-            id: device.config.id.clone(),
-            path: device.path(),
+            id: config.id.clone(),
+            path,
         });
     }
 

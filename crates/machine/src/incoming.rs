@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub(crate) struct IncomingSide {
     current: Option<Incoming>,
     exit_on_error: bool,
+    /// It failed, and the program ends with it once that was told.
+    leaving: bool,
 }
 
 impl IncomingSide {
@@ -25,7 +27,13 @@ impl IncomingSide {
         Self {
             current: None,
             exit_on_error: true,
+            leaving: false,
         }
+    }
+
+    /// Whether the program ends because the guest did not get here.
+    pub(crate) fn leaves_on_failure(&self) -> bool {
+        self.leaving
     }
 
     /// `query-migrate` of the target.
@@ -130,7 +138,10 @@ impl Board {
         let control = self.control.clone();
         let options = IncomingOptions {
             on_change: Box::new(move |_, to: State| {
-                control.post(move |board| board.migration_state(to))
+                // The first one is told below, before the answer.
+                if to != State::Setup {
+                    control.post(move |board| board.migration_state(to));
+                }
             }),
             validate_uuid: self.outgoing.capabilities.has(Capability::ValidateUuid),
         };
@@ -142,6 +153,7 @@ impl Board {
         let incoming = Incoming::start(listener, Box::new(target), options)
             .map_err(|e| refused(e.to_string()))?;
         self.incoming.current = Some(incoming);
+        self.migration_state(State::Setup);
         Ok(())
     }
 
@@ -176,12 +188,10 @@ impl Board {
     }
 
     fn incoming_failed(&mut self, why: &str) {
-        tracing::error!(why, "the incoming migration failed");
+        tracing::debug!(why, "the incoming migration failed");
         self.pairs.stop_populating();
         let now = self.control.now();
         self.pairs.incoming_failed(now);
-        if self.incoming.exit_on_error {
-            self.exit = Some(1);
-        }
+        self.incoming.leaving = self.incoming.exit_on_error;
     }
 }

@@ -237,15 +237,15 @@ impl Netdevs {
         driver: &str,
         user: &str,
     ) -> Result<Arc<dyn NetBackend>, MachineError> {
+        let owner = config::device_types::find(driver)
+            .map_or_else(|| driver.to_owned(), |device| device.owner("netdev"));
         let netdev = self.list.iter_mut().find(|n| n.id == id);
         let netdev = netdev.ok_or_else(|| {
-            MachineError::refused(format!(
-                "Property '{driver}.netdev' can't find value '{id}'"
-            ))
+            MachineError::refused(format!("Property '{owner}.netdev' can't find value '{id}'"))
         })?;
         if netdev.user.is_some() {
             return Err(MachineError::refused(format!(
-                "Property '{driver}.netdev' can't take value '{id}', it's in use"
+                "Property '{owner}.netdev' can't take value '{id}', it's in use"
             )));
         }
         netdev.user = Some(user.to_owned());

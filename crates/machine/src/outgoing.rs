@@ -41,6 +41,8 @@ pub type MigrateReply = Box<dyn FnOnce(Result<(), MachineError>) + Send>;
 pub(crate) struct OutgoingSide {
     current: Option<Outgoing>,
     reply: Option<MigrateReply>,
+    /// What `migrate` is answered once the final state was told.
+    verdict: Option<Result<(), MachineError>>,
     /// The sender waits here for the guest to let go.
     unplugged: Option<Sender<Result<(), Reason>>>,
     /// The run state to go back to.
@@ -55,6 +57,7 @@ impl OutgoingSide {
         Self {
             current: None,
             reply: None,
+            verdict: None,
             unplugged: None,
             stopped_from: None,
             parameters: SharedParameters::default(),
@@ -174,8 +177,11 @@ impl Source for MachineSource {
     }
 
     fn pass(&mut self, count: u64) {
-        self.control
-            .post(move |board| board.emit(MachineEvent::MigrationPass(count)));
+        self.control.post(move |board| {
+            if board.outgoing.capabilities.has(Capability::Events) {
+                board.emit(MachineEvent::MigrationPass(count));
+            }
+        });
     }
 
     fn stop_vm(&mut self) -> Result<StoppedVm, Reason> {
@@ -248,13 +254,24 @@ impl Board {
                 .host_wait(LEAST_ACTIVE)
                 .unwrap_or_default(),
             on_change: Box::new(move |_, to: State| {
-                control.post(move |board| board.migration_state(to))
+                // The first one is told below, before the answer.
+                if to != State::Setup {
+                    control.post(move |board| board.migration_state(to));
+                }
             }),
         };
+        // As QEMU: who connects over a network is answered at once, and hears of a refusal by `query-migrate`.
+        let at_once = matches!(options.address, Address::Tcp { .. } | Address::Unix(_));
         self.outgoing.unplugged = Some(sender);
         self.outgoing.reply = Some(reply);
         match Outgoing::start(Box::new(source), options, named_fd) {
-            Ok(outgoing) => self.outgoing.current = Some(outgoing),
+            Ok(outgoing) => {
+                self.outgoing.current = Some(outgoing);
+                self.migration_state(State::Setup);
+                if at_once {
+                    self.outgoing.answer(Ok(()));
+                }
+            }
             Err(error) => {
                 self.outgoing.unplugged = None;
                 self.outgoing
@@ -285,7 +302,17 @@ impl Board {
 
     /// The state changed; told in order.
     pub(crate) fn migration_state(&mut self, state: State) {
-        self.emit(MachineEvent::Migration(state.name().to_owned()));
+        if self.outgoing.capabilities.has(Capability::Events) {
+            self.emit(MachineEvent::Migration(state.name().to_owned()));
+        }
+        if state == State::Failed && self.incoming.leaves_on_failure() {
+            self.exit = Some(1);
+        }
+        if !state.is_running()
+            && let Some(verdict) = self.outgoing.verdict.take()
+        {
+            self.outgoing.answer(verdict);
+        }
     }
 
     fn source_connected(&mut self) -> Result<Unplug, Reason> {
@@ -342,7 +369,10 @@ impl Board {
 
     fn outgoing_ended(&mut self, outcome: &Outcome) {
         self.outgoing.unplugged = None;
-        self.outgoing.answer(Ok(()));
+        self.outgoing.verdict = Some(match outcome {
+            Outcome::Failed { why, .. } => Err(MachineError::refused(why.clone())),
+            Outcome::Completed | Outcome::Cancelled => Ok(()),
+        });
         match outcome {
             Outcome::Completed
             | Outcome::Failed {
@@ -360,7 +390,7 @@ impl Board {
             }
         }
         if let Outcome::Failed { why, .. } = outcome {
-            tracing::warn!(why, "the migration failed");
+            tracing::debug!(why, "the migration failed");
         }
     }
 

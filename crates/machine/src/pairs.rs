@@ -560,8 +560,12 @@ impl Board {
 
     fn notice(&mut self, notice: Notice) {
         if let Some(lines) = notice.warning_lines() {
+            let mut lines = lines.into_iter();
+            if let Some(warning) = lines.next() {
+                tracing::warn!("{warning}");
+            }
             for line in lines {
-                tracing::warn!("{line}");
+                tracing::warn!(target: "hint", "{line}");
             }
             return;
         }
@@ -867,11 +871,7 @@ impl Board {
             self.pairs.steering.remove(standby);
         }
         if tell {
-            let path = device_path(&primary.config, id);
-            self.emit(MachineEvent::DeviceDeleted {
-                id: Some(id.to_owned()),
-                path,
-            });
+            self.tell_deleted(&primary.config, device_path(&primary.config, id));
         }
     }
 

@@ -163,7 +163,7 @@ impl Shared {
             }
             Err(error) => {
                 let why = error.to_string();
-                tracing::error!("incoming migration failed: {why}");
+                tracing::error!("load of migration failed: {why}");
                 self.statistics
                     .update(|figures| figures.error = Some(why.clone()));
                 target.failed(&why);

@@ -564,7 +564,7 @@ impl<'a> Job<'a> {
         let advanced = match &outcome {
             Outcome::Completed => shared.state.advance(State::Completed),
             Outcome::Failed { why, .. } => {
-                tracing::error!("migration failed: {why}");
+                tracing::error!("{why}");
                 shared.state.advance(State::Failed)
             }
             Outcome::Cancelled => shared.state.advance(State::Cancelled),

@@ -260,7 +260,7 @@ fn a_refused_connection_asks_nothing_of_the_guest() {
         ),
         (
             "file:/nonexistent/vm".to_owned(),
-            "Failed to open '/nonexistent/vm': No such file or directory".to_owned(),
+            "Could not create '/nonexistent/vm': No such file or directory".to_owned(),
         ),
     ] {
         let (source, _) = guests(MIB);

@@ -100,10 +100,13 @@ impl ConfigLayout {
         let mut layout = Self::blank(HeaderKind::Bridge, identity);
         layout.writable(regs::PRIMARY_BUS, &[0xff; 3]);
         layout.writable(regs::IO_BASE, &[0xf0, 0xf0]);
+        // All windows begin closed, with the base above the limit.
+        layout.space.set_u16(regs::IO_BASE, 0x00f0);
         layout.write_one_to_clear(regs::SECONDARY_STATUS, &0xf900u16.to_le_bytes());
         layout.writable(regs::MEMORY_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
         layout.writable(regs::PREFETCH_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
-        layout.space.set_u32(regs::PREFETCH_BASE, 0x0001_0001);
+        layout.space.set_u32(regs::MEMORY_BASE, 0x0000_fff0);
+        layout.space.set_u32(regs::PREFETCH_BASE, 0x0001_fff1);
         layout.writable(regs::PREFETCH_BASE_UPPER, &[0xff; 8]);
         layout.writable(regs::BRIDGE_CONTROL, &0x005fu16.to_le_bytes());
         layout

@@ -3,13 +3,18 @@
 //! Without any of them warnings and errors go to standard error. `STANDFAST_LOG` is a filter of its own
 //! (`migration=debug,pci=trace`) and wins over `-d`.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 
 use config::vm::LogConfig;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::registry::LookupSpan;
 
 /// The environment variable that overrides `-d`.
 pub const ENVIRONMENT: &str = "STANDFAST_LOG";
@@ -120,15 +125,65 @@ pub fn set_up(config: &LogConfig) -> io::Result<()> {
                 .try_init()
         }
         None => {
-            let builder = builder
+            let terse = Terse {
+                timestamp: config.timestamp,
+            };
+            builder
                 .with_ansi(io::stderr().is_terminal())
-                .with_writer(io::stderr);
-            if config.timestamp {
-                builder.with_timer(SystemTime).try_init()
-            } else {
-                builder.without_time().try_init()
-            }
+                .with_writer(io::stderr)
+                .event_format(terse)
+                .try_init()
         }
     };
     result.map_err(io::Error::other)
+}
+
+/// A line on standard error as QEMU writes it: warnings and errors begin with the program's name, a hint to the line before
+/// (its target is [`HINT`]) with nothing, and what was asked for by `-d` with its level and its place in the program.
+struct Terse {
+    timestamp: bool,
+}
+
+/// The target of a line that explains the one before.
+const HINT: &str = "hint";
+
+impl<S, N> FormatEvent<S, N> for Terse
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.timestamp {
+            SystemTime.format_time(&mut writer)?;
+            writer.write_char(' ')?;
+        }
+        let metadata = event.metadata();
+        match *metadata.level() {
+            _ if metadata.target() == HINT => {}
+            Level::ERROR => write!(writer, "{}: ", program_name())?,
+            Level::WARN => write!(writer, "{}: warning: ", program_name())?,
+            level => write!(
+                writer,
+                "{}: {level} {}: ",
+                program_name(),
+                metadata.target()
+            )?,
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// The program's name as it was called: messages begin with it, as QEMU's do, and it may run under a name of QEMU's.
+pub fn program_name() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&called).file_name();
+    let name = name.map(|name| name.to_string_lossy().replace(char::is_control, " "));
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "standfast".to_owned())
 }

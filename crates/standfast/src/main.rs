@@ -16,9 +16,6 @@ fn main() -> ExitCode {
         Ok(Invocation::Print(text)) => return print(&text),
         Err(error) => return fail(&error.to_string()),
     };
-    for warning in config.warnings() {
-        eprintln!("{}: warning: {warning}", name());
-    }
     let startup = if config.daemonize {
         match daemon::daemonize() {
             Ok(Side::Command(status)) => return ExitCode::from(status),
@@ -72,15 +69,6 @@ fn fail(message: &str) -> ExitCode {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    let _ = writeln!(std::io::stderr(), "{}: {line}", name());
+    let _ = writeln!(std::io::stderr(), "{}: {line}", log::program_name());
     ExitCode::FAILURE
-}
-
-/// The program's name as it was called: messages begin with it, as QEMU's do, and it may run under a name of QEMU's.
-fn name() -> String {
-    let called = std::env::args_os().next().unwrap_or_default();
-    let name = std::path::Path::new(&called).file_name();
-    let name = name.map(|name| name.to_string_lossy().replace(char::is_control, " "));
-    name.filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "standfast".to_owned())
 }

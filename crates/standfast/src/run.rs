@@ -60,8 +60,9 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     let forwarder = Box::new(EventForwarder::new(events));
     let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
     let shared = shared_monitors(&config, &board)?;
-    for (wanted, endpoint) in endpoints.into_iter().chain(shared) {
-        monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
+    // As QEMU does, once nothing is wrong that would end the program.
+    for warning in config.warnings() {
+        eprintln!("{}: warning: {warning}", crate::log::program_name());
     }
     board.power_up()?;
     if let Some(Incoming::Uri(uri)) = incoming {
@@ -73,6 +74,10 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         let client = board.qtest().and_then(|qtest| qtest.client());
         let client = client.context("-qtest: the guest has processors; give -accel qtest too")?;
         server.serve(client, guest_clock, control.clone())?;
+    }
+    // A client hears nothing of what the start did: QEMU's finds a machine that runs already.
+    for (wanted, endpoint) in endpoints.into_iter().chain(shared) {
+        monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
     end_on_signals(control)?;
     startup.ready().context("-daemonize")?;

@@ -332,11 +332,11 @@ fn one_line_for_each_wrong_command_line() {
         ),
         (
             "-device virtio-net-pci,netdev=x",
-            "-device virtio-net-pci,netdev=x: Property 'virtio-net-pci.netdev' can't find value 'x'",
+            "-device virtio-net-pci,netdev=x: Property 'virtio-net-device.netdev' can't find value 'x'",
         ),
         (
             "-netdev tap,id=n -device virtio-net-pci,netdev=n -device virtio-net-pci,netdev=n",
-            "-device virtio-net-pci,netdev=n: Property 'virtio-net-pci.netdev' can't take value 'n', it's in use",
+            "-device virtio-net-pci,netdev=n: Property 'virtio-net-device.netdev' can't take value 'n', it's in use",
         ),
         (
             "-netdev tap,id=n -netdev tap,id=n",
@@ -364,11 +364,11 @@ fn one_line_for_each_wrong_command_line() {
         ),
         (
             "-device pcie-root-port,id=r -device virtio-net-pci,bus=r -device virtio-net-pci,bus=r",
-            "-device virtio-net-pci,bus=r: PCI: slot 0 function 0 already occupied by virtio-net-pci, new func virtio-net-pci cannot be exposed to guest.",
+            "-device virtio-net-pci,bus=r: PCI: slot 0 function 0 not available for virtio-net-pci, in use by virtio-net-pci,id=(null)",
         ),
         (
             "-device virtio-rng-pci,addr=0x1f",
-            "-device virtio-rng-pci,addr=0x1f: PCI: slot 31 function 0 already occupied by ICH9-LPC, new func virtio-rng-pci cannot be exposed to guest.",
+            "-device virtio-rng-pci,addr=0x1f: PCI: slot 31 function 0 not available for virtio-rng-pci, in use by ICH9-LPC,id=(null)",
         ),
         (
             "-device pcie-root-port,id=r -device virtio-net-pci,bus=r,addr=1",
@@ -384,7 +384,7 @@ fn one_line_for_each_wrong_command_line() {
         ),
         (
             "-device virtio-blk-pci,drive=d",
-            "-device virtio-blk-pci,drive=d: Property 'virtio-blk-pci.drive' can't find value 'd'",
+            "-device virtio-blk-pci,drive=d: Property 'virtio-blk-device.drive' can't find value 'd'",
         ),
         (
             "-drive file=/nope,format=raw,if=virtio",
@@ -454,12 +454,8 @@ fn one_line_for_each_wrong_command_line() {
 fn warns_of_a_pair_that_cannot_work() {
     let alone =
         config("-kernel KERNEL -netdev tap,id=n -device virtio-net-pci,netdev=n,id=s,failover=on");
-    assert_eq!(
-        alone.warnings(),
-        [
-            "Primary device not found. Virtio-net failover will not work. Make sure primary device has parameter failover_pair_id=s"
-        ]
-    );
+    // Its primary may come by the monitor; the guest that accepts before then is warned of.
+    assert!(alone.warnings().is_empty(), "{:?}", alone.warnings());
     let dangling =
         config("-kernel KERNEL -device vfio-pci,host=1:2.3,id=p,failover_pair_id=s").warnings();
     assert!(

@@ -143,7 +143,7 @@ impl PropertyValues {
             None => String::new(),
         };
         Error::BadProperty {
-            device: self.device.name.to_owned(),
+            device: self.device.owner(name),
             name: name.to_owned(),
             value,
             why: why.to_owned(),
@@ -162,7 +162,7 @@ fn parse(device: &DeviceType, property: &Property, value: &Value) -> Result<Pars
         };
         if !allowed.contains(&normal) {
             return Err(Error::BadProperty {
-                device: device.name.to_owned(),
+                device: device.owner(property.name),
                 name: property.name.to_owned(),
                 value: text,
                 why: why.to_owned(),
@@ -190,7 +190,7 @@ fn parse_kind(
         },
     };
     let bad_property = || Error::BadProperty {
-        device: device.name.to_owned(),
+        device: device.owner(name),
         name: name.to_owned(),
         value: text.to_owned(),
         why: format!("expected {}", property.kind.expects()),

@@ -43,6 +43,18 @@ impl DeviceConfig {
             let suggestion = near.map(str::to_owned);
             return Err(Error::UnknownDevice { name, suggestion });
         };
+        // QEMU looks at the bus before it looks at anything else of the device. On the command line any other bus is looked up
+        // later.
+        if device.bus == BusKind::Isa
+            && let Some(Value::Text(bus) | Value::Json(serde_json::Value::String(bus))) =
+                options.get("bus")
+            && (bus == "pcie.0" || (source == Source::Monitor && bus != "isa.0"))
+        {
+            return Err(Error::WrongBus {
+                device: device.name.to_owned(),
+                bus: "PCIE",
+            });
+        }
         if source == Source::Monitor && !device.hotpluggable {
             return Err(Error::Other(format!(
                 "Device '{}' does not support hotplugging",
@@ -186,6 +198,15 @@ fn queue_size(values: &PropertyValues, name: &str, min: u16, max: u16) -> Result
     }
 }
 
+fn net_queue_size(values: &PropertyValues, name: &str) -> Result<u16> {
+    queue_size(values, name, 256, 1024).map_err(|_| {
+        let size: u64 = values.number(name).unwrap_or(0);
+        Error::Other(format!(
+            "Invalid {name} (= {size}), must be a power of 2 between 256 and 1024."
+        ))
+    })
+}
+
 fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
     let mac = values.mac("mac");
     if mac.is_some_and(|[first, ..]| first & 1 != 0) {
@@ -225,8 +246,8 @@ fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
         host_tso6: values.flag("host_tso6"),
         host_ecn: values.flag("host_ecn"),
         host_ufo: values.flag("host_ufo"),
-        rx_queue_size: queue_size(values, "rx_queue_size", 256, 1024)?,
-        tx_queue_size: queue_size(values, "tx_queue_size", 256, 1024)?,
+        rx_queue_size: net_queue_size(values, "rx_queue_size")?,
+        tx_queue_size: net_queue_size(values, "tx_queue_size")?,
         speed_mbps: u32::try_from(speed).ok(),
         full_duplex: values.text("duplex").map(|duplex| duplex == "full"),
     })

@@ -28,6 +28,7 @@ pub struct Place {
 /// What is known of a function that is taken.
 struct Occupant {
     driver: String,
+    id: Option<String>,
     multifunction: bool,
 }
 
@@ -57,6 +58,7 @@ pub fn place_devices(
 fn chipset() -> Bus {
     let part = |driver: &str, multifunction| Occupant {
         driver: driver.to_owned(),
+        id: None,
         multifunction,
     };
     Bus::from([
@@ -120,6 +122,7 @@ fn place(buses: &mut HashMap<String, Bus>, device: &DeviceConfig) -> Result<Opti
         addr,
         Occupant {
             driver: driver.to_owned(),
+            id: device.id.clone(),
             multifunction: device.multifunction,
         },
     );
@@ -151,14 +154,14 @@ fn slot_range(slot: u8) -> std::ops::RangeInclusive<SlotAddr> {
 }
 
 fn check_free(bus: &Bus, addr: SlotAddr, device: &DeviceConfig) -> Result<()> {
-    let taken = |function: u8, occupant: &Occupant| Error::SlotTaken {
-        slot: addr.slot,
-        function,
-        occupant: occupant.driver.clone(),
-        device: device.driver.to_owned(),
-    };
     if let Some(occupant) = bus.get(&addr) {
-        return Err(taken(addr.function, occupant));
+        return Err(Error::SlotTaken {
+            slot: addr.slot,
+            function: addr.function,
+            occupant: occupant.driver.clone(),
+            id: occupant.id.clone().unwrap_or_else(|| "(null)".to_owned()),
+            device: device.driver.to_owned(),
+        });
     }
     if addr.function != 0 {
         let first = bus.get(&SlotAddr {

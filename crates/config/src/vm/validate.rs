@@ -54,26 +54,36 @@ impl VmConfig {
                     )),
                 }
             }
-            if let DeviceKind::VirtioNet(net) = &device.kind {
-                if net.failover
-                    && !self
-                        .devices
-                        .iter()
-                        .any(|other| other.failover_pair_id == device.id && device.id.is_some())
-                {
-                    warnings.push(format!(
-                        "Primary device not found. Virtio-net failover will not work. Make sure primary device has parameter failover_pair_id={id}"
-                    ));
-                }
-                if net.netdev.is_none() {
-                    warnings.push(format!(
-                        "nic {} has no netdev: it has no peer and no link",
-                        if id.is_empty() { device.driver } else { id }
-                    ));
-                }
+        }
+        self.warn_of_lonely_nics(&mut warnings);
+        warnings
+    }
+
+    /// In QEMU's words, and as QEMU names a NIC without an id. A primary that begins hidden is not there yet.
+    fn warn_of_lonely_nics(&self, warnings: &mut Vec<String>) {
+        let mut models: Vec<&str> = Vec::new();
+        for device in &self.devices {
+            let DeviceKind::VirtioNet(net) = &device.kind else {
+                continue;
+            };
+            let begins_hidden = self.devices.iter().any(|other| {
+                other.id.is_some()
+                    && other.id == device.failover_pair_id
+                    && matches!(&other.kind, DeviceKind::VirtioNet(net) if net.failover)
+            });
+            if begins_hidden {
+                continue;
+            }
+            let earlier = models.iter().filter(|model| **model == device.driver);
+            let name = device
+                .id
+                .clone()
+                .unwrap_or_else(|| format!("{}.{}", device.driver, earlier.count()));
+            models.push(device.driver);
+            if net.netdev.is_none() {
+                warnings.push(format!("nic {name} has no peer"));
             }
         }
-        warnings
     }
 
     /// The serial ports, those of `-serial` and the `isa-serial` devices, with their resources.
@@ -300,13 +310,17 @@ impl VmConfig {
         netdevs: &mut HashSet<&'a str>,
         drives: &mut HashSet<&'a str>,
     ) -> Result<()> {
+        let owner = |name: &str| {
+            crate::device_types::find(device.driver)
+                .map_or_else(|| device.driver.to_owned(), |device| device.owner(name))
+        };
         let unresolved = |name: &str, value: &str| Error::UnresolvedProperty {
-            device: device.driver.to_owned(),
+            device: owner(name),
             name: name.to_owned(),
             value: value.to_owned(),
         };
         let in_use = |name: &str, value: &str| Error::PropertyInUse {
-            device: device.driver.to_owned(),
+            device: owner(name),
             name: name.to_owned(),
             value: value.to_owned(),
         };

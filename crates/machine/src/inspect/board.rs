@@ -31,7 +31,9 @@ impl Board {
             path: device.path(),
             config: device.config.clone(),
             place: self.root.slot_of(&id),
-            hotplugged: !self.config.devices.contains(&device.config),
+            // A primary comes when its guest has accepted it: hotplugged, wherever it was listed.
+            hotplugged: !self.config.devices.contains(&device.config)
+                || self.pairs.pairs().by_primary(&device.key).is_some(),
             msix_vectors: function.map_or(0, |f| msix_vectors(&*f.device)),
             mac: match &device.body {
                 Body::Net(net) => Some(net.configured_mac()),
@@ -54,7 +56,7 @@ impl Board {
                 path: device_path(&primary.config, id),
                 config: primary.config.clone(),
                 place: Some((primary.place().bus.clone(), primary.place().devfn)),
-                hotplugged: !self.config.devices.contains(&primary.config),
+                hotplugged: true,
                 msix_vectors: 0,
                 mac: None,
             })

@@ -36,8 +36,11 @@ pub enum AddressError {
     #[error("unknown migration protocol: {0}")]
     UnknownProtocol(String),
     /// `tcp:` without a usable port.
-    #[error("'{0}' names no port: expected tcp:HOST:PORT")]
+    #[error("error parsing address '{0}'")]
     Port(String),
+    /// `unix:` without a path.
+    #[error("invalid Unix socket address")]
+    Unix,
     /// A protocol followed by nothing.
     #[error("migration address '{0}' is incomplete: expected {1}")]
     Incomplete(String, &'static str),
@@ -58,10 +61,10 @@ impl FromStr for Address {
             "tcp" => {
                 let (host, port) = rest
                     .rsplit_once(':')
-                    .ok_or_else(|| AddressError::Port(uri.to_owned()))?;
+                    .ok_or_else(|| AddressError::Port(rest.to_owned()))?;
                 let port = port
                     .parse()
-                    .map_err(|_| AddressError::Port(uri.to_owned()))?;
+                    .map_err(|_| AddressError::Port(rest.to_owned()))?;
                 let host = host
                     .strip_prefix('[')
                     .and_then(|host| host.strip_suffix(']'))
@@ -71,7 +74,7 @@ impl FromStr for Address {
                     port,
                 })
             }
-            "unix" if rest.is_empty() => Err(incomplete("unix:PATH")),
+            "unix" if rest.is_empty() => Err(AddressError::Unix),
             "unix" => Ok(Self::Unix(rest.into())),
             "fd" if rest.is_empty() => Err(incomplete("fd:NAME")),
             "fd" => Ok(Self::Fd(rest.to_owned())),
@@ -163,18 +166,9 @@ mod tests {
         for (uri, text) in [
             ("bogus:xx", "unknown migration protocol: bogus:xx"),
             ("nonsense", "unknown migration protocol: nonsense"),
-            (
-                "tcp:host",
-                "'tcp:host' names no port: expected tcp:HOST:PORT",
-            ),
-            (
-                "tcp:host:99999",
-                "'tcp:host:99999' names no port: expected tcp:HOST:PORT",
-            ),
-            (
-                "unix:",
-                "migration address 'unix:' is incomplete: expected unix:PATH",
-            ),
+            ("tcp:host", "error parsing address 'host'"),
+            ("tcp:host:99999", "error parsing address 'host:99999'"),
+            ("unix:", "invalid Unix socket address"),
             (
                 "file:/a,offset=é",
                 "'é' is not an offset: expected a number of bytes, as in file:PATH,offset=4096",

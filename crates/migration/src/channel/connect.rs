@@ -38,6 +38,7 @@ pub fn connect(
         Address::File { path, offset_bytes } => open_file(path, *offset_bytes, true)
             .and_then(Channel::from_fd)
             .map_err(|error| ChannelError::Open {
+                what: "create",
                 path: path.display().to_string(),
                 why: sentence(&error),
             }),

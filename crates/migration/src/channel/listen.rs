@@ -68,6 +68,7 @@ impl Listener {
                 open_file(path, *offset_bytes, false)
                     .and_then(Channel::from_fd)
                     .map_err(|error| ChannelError::Open {
+                        what: "open",
                         path: path.display().to_string(),
                         why: sentence(&error),
                     })?,

@@ -54,8 +54,10 @@ pub enum ChannelError {
         why: String,
     },
     /// A file that cannot be opened.
-    #[error("Failed to open '{path}': {why}")]
+    #[error("Could not {what} '{path}': {why}")]
     Open {
+        /// What was to be done with it: "open", "create".
+        what: &'static str,
         /// The file.
         path: String,
         /// The system's reason.
