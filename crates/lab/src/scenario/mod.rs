@@ -6,6 +6,7 @@ pub mod demo;
 pub mod faults;
 pub mod hotplug;
 pub mod measure;
+pub mod memory;
 pub mod migrate;
 pub mod pairs;
 pub mod vhost;
@@ -247,6 +248,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a guest boots, answers, reports its shutdown",
         primary: PrimaryKind::Vf,
         run: boot::boot,
+    },
+    Scenario {
+        name: "memory-backends",
+        about: "a guest moves between huge pages, files and plain memory",
+        primary: PrimaryKind::Vf,
+        run: memory::memory_backends,
     },
     Scenario {
         name: "hot-add",
