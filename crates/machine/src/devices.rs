@@ -12,7 +12,7 @@ use config::vm::{
 use pci::{Function, PciDevice, ROOT_BUS};
 use std::fs::{File, OpenOptions};
 use std::sync::Arc;
-use vfio::{HostAddress, HostSpec};
+use vfio::{HostAddress, HostSpec, VfioPci};
 use virtio::{
     MacAddr, NetConfig, NetEvent, RngLimit, Unconnected, VirtioBlk, VirtioNet, VirtioPci, VirtioRng,
 };
@@ -24,7 +24,7 @@ pub(crate) enum Body {
     Net(Arc<VirtioNet>),
     /// A virtio device of another kind.
     Virtio(Arc<VirtioPci>),
-    Vfio,
+    Vfio(Arc<VfioPci>),
     Serial,
 }
 
@@ -33,7 +33,7 @@ impl Body {
         match self {
             Self::Net(net) => Some(net.function()),
             Self::Virtio(function) => Some(function),
-            Self::Port | Self::Vfio | Self::Serial => None,
+            Self::Port | Self::Vfio(_) | Self::Serial => None,
         }
     }
 }
@@ -584,7 +584,21 @@ impl Board {
         if self.pairs.forget_standby(key) {
             tracing::info!(standby = key, "the standby of a pair is gone");
         }
-        self.tell_deleted(&device.config, device.path());
+        match &device.body {
+            Body::Vfio(vfio) => self.tell_deleted_once_closed(vfio, &device.config, device.path()),
+            _ => self.tell_deleted(&device.config, device.path()),
+        }
+    }
+
+    /// Whoever hears of it may give the function to another at once: only when the kernel is done with it.
+    pub(crate) fn tell_deleted_once_closed(
+        &self,
+        vfio: &VfioPci,
+        config: &DeviceConfig,
+        path: String,
+    ) {
+        let (control, config) = (self.control.clone(), config.clone());
+        vfio.when_closed(move || control.post(move |board| board.tell_deleted(&config, path)));
     }
 
     /// A virtio device is two for a client: the one on PCI, and the one behind it, which goes first.

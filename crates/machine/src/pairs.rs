@@ -245,8 +245,8 @@ impl Board {
         let device = VfioPci::open(wanted, &container, &mut |_| ControlFlow::Continue(()))
             .map_err(|e| MachineError::refused(e.to_string()))?;
         Ok(Made {
+            body: Body::Vfio(Arc::clone(&device)),
             function: device,
-            body: Body::Vfio,
         })
     }
 
@@ -719,10 +719,11 @@ impl Board {
         }
         .map_err(|e| e.to_string())?;
         primary.in_slot = true;
-        let body = primary
-            .other
-            .as_ref()
-            .map_or(Body::Vfio, |made| made.body.clone());
+        let body = match (&primary.vfio, &primary.other) {
+            (Some(vfio), _) => Body::Vfio(vfio.clone()),
+            (None, Some(made)) => made.body.clone(),
+            (None, None) => return Err("it is not open".into()),
+        };
         let config = primary.config.clone();
         self.devices.add(crate::devices::Device {
             key: id.to_owned(),
@@ -871,7 +872,11 @@ impl Board {
             self.pairs.steering.remove(standby);
         }
         if tell {
-            self.tell_deleted(&primary.config, device_path(&primary.config, id));
+            let path = device_path(&primary.config, id);
+            match &primary.vfio {
+                Some(vfio) => self.tell_deleted_once_closed(vfio, &primary.config, path),
+                None => self.tell_deleted(&primary.config, path),
+            }
         }
     }
 

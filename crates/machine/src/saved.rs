@@ -113,7 +113,7 @@ impl Board {
     pub(crate) fn migration_blocker(&self) -> Option<String> {
         self.functions().into_iter().find_map(|(_, f)| {
             let device = self.devices.get(&f.id)?;
-            matches!(device.body, crate::devices::Body::Vfio).then(|| {
+            matches!(device.body, crate::devices::Body::Vfio(_)).then(|| {
                 format!(
                     "{}: VFIO device without failover_pair_id cannot be migrated: pair it with a virtio-net device, or unplug it first",
                     f.device.label()

@@ -6,14 +6,18 @@ use crate::host::{HostDevice, holder_of};
 use crate::kernel::{ContainerFile, DeviceFile, GroupFile};
 use memory::Ram;
 use pci::Platform;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
+use std::time::Duration;
+
+/// How long an open waits for the last one to be undone; that takes the kernel a fraction of a second.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The VFIO side of one machine: its functions' IOMMU groups and the mapping of guest memory for their DMA.
 ///
@@ -23,6 +27,42 @@ pub struct Container {
     ram: Arc<Ram>,
     platform: Arc<dyn Platform>,
     state: Mutex<State>,
+    leaving: Leaving,
+}
+
+/// Functions that are being closed, by name: another open of the same one waits for that. A lock of its own, since the
+/// other is held for as long as memory is mapped and unmapped.
+#[derive(Debug, Default)]
+struct Leaving {
+    names: Mutex<BTreeSet<String>>,
+    one_less: Condvar,
+}
+
+impl Leaving {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, name: &str) {
+        self.names().insert(name.to_owned());
+    }
+
+    fn end(&self, name: &str) {
+        self.names().remove(name);
+        self.one_less.notify_all();
+    }
+
+    /// Waits until the function is not on its way out, at most [`LEAVE_LIMIT`].
+    fn wait(&self, name: &str) {
+        let names = self.names();
+        let waited = self
+            .one_less
+            .wait_timeout_while(names, LEAVE_LIMIT, |names| names.contains(name));
+        let (_names, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            tracing::warn!(device = name, "the kernel takes long to close the function");
+        }
+    }
 }
 
 #[derive(Default)]
@@ -65,16 +105,25 @@ impl Container {
             ram,
             platform,
             state: Mutex::default(),
+            leaving: Leaving::default(),
         })
     }
 
     /// Whether `host` could be opened now: its group is ours already, or nobody's. Opens nothing for longer than it takes
-    /// to ask.
+    /// to ask, and waits for nothing: while functions of this machine are opened or closed it is not known, and
+    /// taken for free.
     ///
     /// # Errors
     /// [`VfioError::Busy`], or why the group cannot be opened.
     pub fn check_free(&self, host: &HostDevice) -> Result<(), VfioError> {
-        let state = self.lock();
+        if self.leaving.names().contains(&host.name) {
+            return Ok(());
+        }
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
         let Some(group) = host.group.filter(|group| !state.groups.contains_key(group)) else {
             return Ok(());
         };
@@ -96,7 +145,7 @@ impl Container {
     /// Opens a function and, unless they are already, its group and the mapping of guest memory.
     ///
     /// The function is opened while memory is being mapped: either takes its time, and neither needs the other.
-    /// Blocks while another function of the machine does the same.
+    /// Blocks while another function of the machine does the same, and while this one is being closed.
     pub(crate) fn join(
         self: &Arc<Self>,
         device: &HostDevice,
@@ -107,6 +156,7 @@ impl Container {
         let number = device.group.ok_or_else(|| VfioError::NoGroup {
             device: name.clone(),
         })?;
+        self.leaving.wait(name);
         let mut state = self.lock();
         if let Some(holder) = state.functions.get(name) {
             return Err(VfioError::UsedHere {
@@ -304,9 +354,17 @@ impl Container {
     }
 }
 
+impl Membership {
+    /// From now on an open of the function waits until this is dropped.
+    pub(crate) fn begin_leaving(&self) {
+        self.container.leaving.begin(&self.function);
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
         self.container.leave(&self.function, self.group);
+        self.container.leaving.end(&self.function);
     }
 }
 
@@ -357,6 +415,26 @@ fn group_error(source: io::Error, path: &Path, device: &str, group: u32) -> Vfio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_open_waits_for_the_same_function_to_be_closed_and_for_no_other() {
+        let leaving = Leaving::default();
+        leaving.begin("0000:5e:00.2");
+        leaving.wait("0000:5e:00.3");
+        let closed = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        thread::scope(|scope| {
+            let opening = scope.spawn(|| {
+                leaving.wait("0000:5e:00.2");
+                assert!(closed.load(order), "opened while it is being closed");
+            });
+            thread::yield_now();
+            closed.store(true, order);
+            leaving.end("0000:5e:00.2");
+            opening.join().unwrap();
+        });
+        assert!(leaving.names().is_empty());
+    }
 
     #[test]
     fn a_refused_open_says_what_to_do() {

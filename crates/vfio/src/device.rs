@@ -1,8 +1,9 @@
 //! The function as a device on the guest's bus.
 
 use crate::address::HostSpec;
+use crate::closing::Closing;
 use crate::config_space::ConfigSpace;
-use crate::container::{Container, Membership};
+use crate::container::Container;
 use crate::dma::DmaProgress;
 use crate::error::VfioError;
 use crate::events::{EventWatch, VfioListener};
@@ -60,8 +61,9 @@ type Window = (u64, HostWindow);
 
 /// A passed-through function.
 ///
-/// Dropping it takes some 100 ms, in which the kernel resets the function; with the last one of a [`Container`] guest
-/// memory is unmapped too. Like [`open`](Self::open) that belongs on a helper thread.
+/// Dropping it takes it from the guest, and returns. The kernel then takes some 100 ms to reset the function, and with the
+/// last one of a [`Container`] to unmap guest memory: a thread of its own waits for that, [`when_closed`](Self::when_closed)
+/// tells of its end, and another [`open`](Self::open) of the same function in the same container waits for it.
 //
 // The fields are dropped in this order: the watch and the guest's mappings before the memory they show, that before
 // the function's file, and the group last.
@@ -77,7 +79,7 @@ pub struct VfioPci {
     platform: Arc<dyn Platform>,
     host: Option<HostDevice>,
     class: u32,
-    membership: Option<Membership>,
+    closing: Closing,
 }
 
 struct State {
@@ -159,7 +161,7 @@ impl VfioPci {
         )?;
         tracing::info!(device = %device.label, ms = begun.elapsed().as_millis(), "opened");
         device.host = Some(host);
-        device.membership = Some(membership);
+        device.closing.keep(membership);
         Ok(Arc::new(device))
     }
 
@@ -223,6 +225,7 @@ impl VfioPci {
             picture.get(11).copied().unwrap_or(0),
             0,
         ]);
+        let closing = Closing::new(&label, Arc::clone(&hardware));
         let device = Self {
             state: Mutex::new(State {
                 wiring: Wiring::new(hardware, &label, vectors),
@@ -242,7 +245,7 @@ impl VfioPci {
             platform,
             host: None,
             class,
-            membership: None,
+            closing,
         };
         // Whatever its last owner left: no DMA before the guest's driver asks for it.
         device.function.config_write(regs::COMMAND, &[0, 0]);
@@ -262,6 +265,12 @@ impl VfioPci {
     /// What sysfs said of it when it was opened.
     pub fn host(&self) -> Option<&HostDevice> {
         self.host.as_ref()
+    }
+
+    /// Calls `closed` once it is dropped and the kernel has closed the function: another process may open it from then on.
+    /// Called from a thread of its own, at most once; a later call replaces an earlier one.
+    pub fn when_closed(&self, closed: impl FnOnce() + Send + 'static) {
+        self.closing.when_closed(Box::new(closed));
     }
 
     /// Whether the kernel can reset it alone.

@@ -21,6 +21,7 @@
 
 mod address;
 mod capabilities;
+mod closing;
 mod config_space;
 mod container;
 mod device;
