@@ -18,6 +18,7 @@
 //! does. *Rejected: recorded transcripts of QEMU.* They age in silence with the QEMU that users have.
 
 pub mod compare;
+pub mod compatibility;
 pub mod guest;
 pub mod intended;
 pub mod machine;

@@ -85,3 +85,19 @@ fn every_group_is_played() {
     let scenarios: usize = GROUPS.iter().map(|group| group.scenarios.len()).sum();
     assert!(scenarios >= 60, "{scenarios}");
 }
+
+#[test]
+fn the_page_is_fresh() {
+    let Some(programs) = programs() else { return };
+    let made = differential::compatibility::page(&programs).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    if std::env::var_os("STANDFAST_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = committed.lines().zip(made.lines()).find(|(a, b)| a != b);
+    assert!(
+        committed == made,
+        "docs/compatibility.md is stale ({differs:?}); STANDFAST_WRITE_DOCS=1 cargo test -p standfast --test differential writes it anew"
+    );
+}
