@@ -82,7 +82,7 @@ fn session() -> Option<Protocol> {
 /// Each line of `data` is a command to a machine with 64 KiB of RAM and nothing else.
 ///
 /// # Panics
-/// An answer is not one line that begins with `OK` or `FAIL`, or an access was not of a width that a bus knows.
+/// An answer is not one line that begins with `OK`, `FAIL` or `ERR` (QEMU's word for a bad size), or an access was not of a width that a bus knows.
 pub fn fuzz_lines(data: &[u8]) {
     let Some(mut protocol) = session() else {
         return;
@@ -91,7 +91,9 @@ pub fn fuzz_lines(data: &[u8]) {
     for line in String::from_utf8_lossy(data).lines() {
         let answer = protocol.execute(line);
         assert!(
-            answer.starts_with("OK") || answer.starts_with("FAIL"),
+            ["OK", "FAIL", "ERR"]
+                .iter()
+                .any(|word| answer.starts_with(word)),
             "{line:?} is answered {answer:?}"
         );
         assert!(answer.ends_with('\n') && answer.matches('\n').count() == 1);
