@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::normalise;
 use crate::program::Program;
 use crate::qmp::Qmp;
-use crate::transcript::Transcript;
+use crate::transcript::{Entry, Transcript};
 
 /// Whoever waits longer has found a bug, or a machine that is far too busy.
 pub const PATIENCE: Duration = Duration::from_secs(25);
@@ -172,6 +172,7 @@ impl Vmm {
     /// # Errors
     /// No reply, or the monitor hung up.
     pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let before = self.transcript.borrow().entries.len();
         let id = self.qmp.send(command, &arguments)?;
         self.recent.clear();
         loop {
@@ -193,7 +194,7 @@ impl Vmm {
             let mut noted = reply.clone();
             normalise::normalise(&mut noted);
             normalise::paths(&mut noted, &self.names.program, &self.names.folder);
-            self.note(command, noted);
+            self.note_reply(command, noted, before);
             return Ok(reply);
         }
     }
@@ -246,6 +247,16 @@ impl Vmm {
                 transcript.entries.pop();
             }
         }
+    }
+
+    /// A migration's first pass begins on a thread of its own: it may be told before `migrate` is answered, and is noted after.
+    fn note_reply(&mut self, command: &str, reply: Value, since: usize) {
+        let mut transcript = self.transcript.borrow_mut();
+        let is_pass = |entry: &Entry| command == "migrate" && entry.key == "event MIGRATION_PASS";
+        let later = transcript.entries.iter().skip(since).position(is_pass);
+        let at = later.map_or(transcript.entries.len(), |later| since + later);
+        let key = command.to_owned();
+        transcript.entries.insert(at, Entry { key, value: reply });
     }
 
     /// Sends a command that must be carried out; returns what it returned.
