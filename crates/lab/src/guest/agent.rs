@@ -25,6 +25,9 @@ pub const ECHO_PORT: u16 = 7;
 /// The most of a command's output that is passed on, in bytes: the line is slow.
 const MAX_OUTPUT_BYTES: usize = 16 * 1024;
 
+/// How long the guest keeps to itself that a network device has gone.
+const REMOVAL_REST: Duration = Duration::from_millis(500);
+
 /// What the guest is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -190,7 +193,13 @@ fn report_changes(line: &Line) -> io::Result<()> {
     let mut buffer = vec![0_u8; 32 * 1024];
     let mut known = Links::new();
     loop {
-        let links = links::read();
+        let mut links = links::read();
+        if links.len() < known.len() {
+            // Nobody waits for the news that a device has gone, and each byte of it is an exit of the processor that is
+            // busy removing the device.
+            thread::sleep(REMOVAL_REST);
+            links = links::read();
+        }
         if links != known {
             known.clone_from(&links);
             say(
