@@ -25,20 +25,28 @@
 //! The model takes any Ethernet function for a primary. In a world without KVM that is a virtio-net function with
 //! `failover_pair_id`; a real Linux does not take one of those for its primary.
 
+mod behaviour;
 mod bus;
 mod error;
+pub mod failover;
 mod frame;
+mod guest;
+pub mod hotplug;
 pub mod pci;
 mod qtest;
 mod ram;
+mod seed;
 pub mod virtio;
 pub mod vmm;
 mod wait;
 
+pub use behaviour::{Act, Moment};
 pub use bus::{BusError, BusWords, GuestBus};
 pub use error::GuestError;
 pub use frame::{Account, ETHERTYPE, HostEnd, Ledger, NumberedFrame};
+pub use guest::{Delivery, Guest, GuestOptions, News};
 pub use pci::{Bdf, ConfigAccess, MessageCell, MsiWords, PciTree, Windows};
 pub use qtest::{LineChange, QtestBus};
 pub use ram::{Block, GuestRam};
+pub use seed::{SEED_VARIABLE, Seed};
 pub use virtio::{NetDriver, NetOptions, features};
