@@ -2,9 +2,12 @@
 //! test instead. Nothing of the machine is imitated; only the CPU's place is taken.
 //!
 //! ```text
-//!        a test, or `examples/play.rs`
-//!           │
-//!           ▼
+//!        a test, or `examples/play.rs`                  Act, Moment: what it is told to do wrong; Seed
+//!           │                                              │
+//!           ▼                                              ▼
+//!   Guest: boot, step(now), send, receive ── Jobs of slots ── AcpiHotplug | NativeSlot
+//!           │        └── Master: net_failover's rules        │
+//!           ▼                                                ▼
 //!   NetDriver: rings, control queue, MSI-X, link     PciTree: buses, windows, regions, rescan of a slot
 //!           │                                            │
 //!           ├──────────── GuestRam, MsiWords ────────────┤      RAM that drivers hand to devices; interrupts as words
@@ -12,7 +15,8 @@
 //!        GuestBus: ports and memory, and nothing else
 //!           │
 //!           ▼
-//!        QtestBus ── unix socket ──▶ QEMU, Standfast                      HostEnd ◀── unix socket ── -netdev dgram
+//!        QtestBus ── unix socket ──▶ QEMU, Standfast
+//!        InProcessBus ─────────────▶ Standfast's machine in this process  HostEnd ◀── unix socket ── -netdev dgram
 //! ```
 //!
 //! Rules:
@@ -32,6 +36,7 @@ pub mod failover;
 mod frame;
 mod guest;
 pub mod hotplug;
+mod in_process;
 pub mod pci;
 mod qtest;
 mod ram;
@@ -45,6 +50,7 @@ pub use bus::{BusError, BusWords, GuestBus};
 pub use error::GuestError;
 pub use frame::{Account, ETHERTYPE, HostEnd, Ledger, NumberedFrame};
 pub use guest::{Delivery, Guest, GuestOptions, News};
+pub use in_process::InProcessBus;
 pub use pci::{Bdf, ConfigAccess, MessageCell, MsiWords, PciTree, Windows};
 pub use qtest::{LineChange, QtestBus};
 pub use ram::{Block, GuestRam};

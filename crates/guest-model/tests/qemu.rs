@@ -119,3 +119,84 @@ fn frames_go_both_ways_by_interrupts_alone() {
     }
     assert!(vmm.quit().unwrap().success());
 }
+
+const PAIR_MAC: [u8; 6] = [0x52, 0x54, 0, 0x11, 0x11, 0x11];
+
+/// The pair comes up, its primary is let go for a migration, by ACPI or by native hotplug.
+fn pair_lets_go(test: &str, native: bool) {
+    let Some(program) = qemu(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let standby = HostEnd::bind(folder.path(), "standby").unwrap();
+    let primary = HostEnd::bind(folder.path(), "primary").unwrap();
+    let (n0, n1) = (standby.netdev("n0"), primary.netdev("n1"));
+    let mut args = vec![
+        "-device",
+        "pcie-root-port,id=root0,chassis=1",
+        "-device",
+        "pcie-root-port,id=root1,chassis=2",
+        "-netdev",
+        &n0,
+        "-netdev",
+        &n1,
+        "-device",
+        "virtio-net-pci,netdev=n0,id=standby0,bus=root0,failover=on,mac=52:54:00:11:11:11",
+        "-device",
+        "virtio-net-pci,netdev=n1,id=primary0,bus=root1,failover_pair_id=standby0,mac=52:54:00:11:11:11",
+    ];
+    if native {
+        args.extend([
+            "-global",
+            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+        ]);
+    }
+    let mut vmm = Vmm::start(&program, &folder.path().join("vmm"), &args).unwrap();
+    let mut bus = vmm.bus().unwrap();
+    let mut now = Duration::ZERO;
+    let mut guest = Guest::boot(&mut bus, GuestOptions::default(), now).unwrap();
+    assert_eq!(guest.has_acpi_hotplug(), !native);
+    until(&mut bus, |bus| {
+        now += Duration::from_millis(20);
+        guest.step(bus, now).unwrap();
+        guest.masters().first()?.primary
+    });
+    assert_eq!(guest.active(PAIR_MAC).unwrap().bus(), 2);
+
+    let events = serde_json::json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    let set = vmm.qmp.execute("migrate-set-capabilities", Some(events));
+    set.unwrap();
+    let file = folder.path().join("stream");
+    let uri = serde_json::json!({ "uri": format!("file:{}", file.display()) });
+    vmm.qmp.execute("migrate", Some(uri)).unwrap();
+    let asked = now;
+    until(&mut bus, |bus| {
+        now += Duration::from_millis(100);
+        guest.step(bus, now).unwrap();
+        let none = guest.masters().first()?.primary.is_none();
+        none.then_some(())
+    });
+    if native {
+        assert!(now - asked >= Duration::from_secs(5), "{:?}", now - asked);
+    }
+    until(&mut bus, |bus| {
+        now += Duration::from_millis(100);
+        guest.step(bus, now).unwrap();
+        let event = vmm.qmp.next_event(Duration::ZERO).unwrap()?;
+        (event.data["status"] == "completed").then_some(())
+    });
+    let news: Vec<_> = guest
+        .take_news()
+        .into_iter()
+        .map(|(_, news)| news)
+        .collect();
+    assert!(news.contains(&News::Ejected(Bdf::new(0, 2, 0))), "{news:?}");
+}
+
+#[test]
+fn a_primary_is_let_go_by_acpi() {
+    pair_lets_go("a_primary_is_let_go_by_acpi", false);
+}
+
+#[test]
+fn a_primary_is_let_go_by_native_hotplug() {
+    pair_lets_go("a_primary_is_let_go_by_native_hotplug", true);
+}

@@ -6,7 +6,7 @@
 //! ```
 
 use crate::bus::{BusError, GuestBus};
-use crate::pci::{Bdf, ConfigAccess, PciTree, regs};
+use crate::pci::{Bdf, PciTree, regs};
 
 const UP: u16 = 0xcc0;
 const DOWN: u16 = 0xcc4;
@@ -59,7 +59,7 @@ impl AcpiHotplug {
         let access = tree.access();
         access.write32(bus, LPC, PMBASE, u32::from(PM_BASE) | 1)?;
         access.write8(bus, LPC, ACPI_CONTROL, 0x80)?;
-        let mut ports = hotplug_ports(bus, tree)?;
+        let mut ports = slots(bus, tree)?;
         ports.reverse();
         bus.port_out(GPE_ENABLE, 1, HOTPLUG_EVENT.into())?;
         Ok(Some(Self { ports }))
@@ -127,30 +127,19 @@ impl AcpiHotplug {
     }
 }
 
-/// The root ports and downstream ports whose slots take something while the guest runs.
-///
-/// # Errors
-/// The bus.
-pub(crate) fn hotplug_ports(bus: &mut dyn GuestBus, tree: &PciTree) -> Result<Vec<Bdf>, BusError> {
+/// The root ports and downstream ports with a slot. Their own hotplug capability is hidden or not, as it pleases the
+/// board: with ACPI it does not count.
+fn slots(bus: &mut dyn GuestBus, tree: &PciTree) -> Result<Vec<Bdf>, BusError> {
+    const SLOT_IMPLEMENTED: u16 = 1 << 8;
     let mut ports = Vec::new();
-    for function in tree.functions() {
-        if slot_capabilities(bus, tree.access(), function)? & super::native::HOTPLUG_CAPABLE != 0 {
+    for function in tree.functions().iter().filter(|f| f.bridge.is_some()) {
+        let Some(express) = function.capability(regs::CAP_EXPRESS) else {
+            continue;
+        };
+        let offset = express.offset + regs::EXPRESS_FLAGS;
+        if tree.access().read16(bus, function.bdf, offset)? & SLOT_IMPLEMENTED != 0 {
             ports.push(function.bdf);
         }
     }
     Ok(ports)
-}
-
-fn slot_capabilities(
-    bus: &mut dyn GuestBus,
-    access: ConfigAccess,
-    function: &crate::pci::Function,
-) -> Result<u32, BusError> {
-    match function.capability(regs::CAP_EXPRESS) {
-        Some(express) if function.bridge.is_some() => {
-            let offset = express.offset + regs::SLOT_CAPABILITIES;
-            access.read32(bus, function.bdf, offset)
-        }
-        _ => Ok(0),
-    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Slot capabilities: attention button, power controller, hot-plug capable.
 const ATTENTION_BUTTON: u32 = 1 << 0;
 const POWER_CONTROLLER: u32 = 1 << 1;
-pub(crate) const HOTPLUG_CAPABLE: u32 = 1 << 6;
+const HOTPLUG_CAPABLE: u32 = 1 << 6;
 const NO_COMMAND_COMPLETED: u32 = 1 << 18;
 
 /// Slot control: enables of events, then indicators and power.
