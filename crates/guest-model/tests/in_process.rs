@@ -158,7 +158,15 @@ fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32)
         back.sent(number);
         assert!(host.ends[end].send(&frame(MAC, HOST).encode()).unwrap());
         let (mut there, mut here) = (false, false);
+        let end_of_wait = Instant::now() + Duration::from_secs(5);
         until("a frame", || {
+            if Instant::now() > end_of_wait {
+                let (masters, news) = (guest.masters().to_vec(), guest.take_news());
+                panic!(
+                    "frame {number} over {over}: there {there}, here {here}; {masters:?} {news:?} {:?}",
+                    host.states
+                );
+            }
             tick(host, guest, now);
             while let Some(bytes) = host.ends[end].receive().unwrap() {
                 let frame = NumberedFrame::decode(&bytes).filter(|f| f.stream == stream);
