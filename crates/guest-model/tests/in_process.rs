@@ -140,8 +140,9 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Sends numbered frames both ways over the path the guest uses; each must arrive, and once.
-fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32) {
+/// Sends numbered frames both ways over the path the guest uses; each must arrive, and once. `false` when the path
+/// changed meanwhile, which may cost a frame: then nothing is said of them.
+fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32) -> bool {
     let (mut out, mut back) = (Ledger::default(), Ledger::default());
     for number in 0..10 {
         let frame = |to, from| NumberedFrame {
@@ -158,15 +159,7 @@ fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32)
         back.sent(number);
         assert!(host.ends[end].send(&frame(MAC, HOST).encode()).unwrap());
         let (mut there, mut here) = (false, false);
-        let end_of_wait = Instant::now() + Duration::from_secs(5);
         until("a frame", || {
-            if Instant::now() > end_of_wait {
-                let (masters, news) = (guest.masters().to_vec(), guest.take_news());
-                panic!(
-                    "frame {number} over {over}: there {there}, here {here}; {masters:?} {news:?} {:?}",
-                    host.states
-                );
-            }
             tick(host, guest, now);
             while let Some(bytes) = host.ends[end].receive().unwrap() {
                 let frame = NumberedFrame::decode(&bytes).filter(|f| f.stream == stream);
@@ -176,11 +169,15 @@ fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32)
                 let frame = NumberedFrame::decode(&delivery.frame).filter(|f| f.stream == stream);
                 here |= frame.inspect(|f| back.arrived(f.number)).is_some();
             }
-            there && here
+            there && here || guest.active(MAC) != Some(over)
         });
+        if guest.active(MAC) != Some(over) {
+            return false;
+        }
     }
     assert!(out.account().is_clean(), "out: {}", out.account());
     assert!(back.account().is_clean(), "back: {}", back.account());
+    true
 }
 
 fn boot(host: &mut Host, now: &mut Duration, seed: u64) -> Guest {
@@ -213,7 +210,7 @@ fn a_pair_migrates_and_comes_back_to_its_primary() {
     let mut now = Duration::ZERO;
     let mut source = Host::start(&folder.path().join("source"), false);
     let mut guest = boot(&mut source, &mut now, 0);
-    exchange(&mut source, &mut guest, &mut now, 1);
+    assert!(exchange(&mut source, &mut guest, &mut now, 1));
     let mut target = Host::start(&folder.path().join("target"), true);
     moves(
         &folder.path().join("move"),
@@ -230,7 +227,7 @@ fn a_pair_migrates_and_comes_back_to_its_primary() {
     // It arrives on its standby alone.
     assert_eq!(guest.active(MAC).unwrap().bus(), 1);
     paired(&mut target, &mut guest, &mut now);
-    exchange(&mut target, &mut guest, &mut now, 2);
+    assert!(exchange(&mut target, &mut guest, &mut now, 2));
 }
 
 /// Migrates until it completes, or does not: then it is cancelled. Whether it completed.
@@ -294,9 +291,8 @@ fn misbehaving(seed: u64) {
         tick(host, &mut guest, &mut now);
         guest.active(MAC).is_some()
     });
-    // Some rounds for what is still under way, so that the path does not change between two frames.
-    (0..200).for_each(|_| tick(host, &mut guest, &mut now));
-    exchange(host, &mut guest, &mut now, 9);
+    // The primary may come in between two frames, on a thread of its own; it does so once or twice.
+    assert!((0..5).any(|stream| exchange(host, &mut guest, &mut now, stream)));
     println!(
         "    moved: {moved}, on {:?}, {:?}",
         guest.active(MAC),
