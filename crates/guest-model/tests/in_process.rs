@@ -273,9 +273,14 @@ fn moves(
 fn misbehaving(seed: u64) {
     let mut random = Seed::new(seed);
     let moment = random.pick(&Moment::ALL[1..]);
-    let act = random.pick(&Act::all(Duration::from_millis(
-        1 + random.clone().below(2000),
-    )));
+    let slow = Duration::from_millis(1 + random.below(2000));
+    // A boot takes many accesses, and a processor of ours does not stop in the midst of them when the machine stops for
+    // the hand-over: reboots have tests of their own.
+    let acts: Vec<Act> = Act::all(slow)
+        .into_iter()
+        .filter(|act| *act != Act::Reboot)
+        .collect();
+    let act = random.pick(&acts);
     println!("{SEED_VARIABLE}={seed}: {act:?} at {moment:?}");
     let folder = tempfile::tempdir().unwrap();
     let mut now = Duration::ZERO;
@@ -311,4 +316,17 @@ fn a_misbehaving_guest_stays_reachable() {
         runs
     };
     (first..first + runs).for_each(misbehaving);
+}
+
+#[test]
+fn a_guest_that_reboots_gets_its_primary_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut now = Duration::ZERO;
+    let mut host = Host::start(&folder.path().join("host"), false);
+    let mut guest = boot(&mut host, &mut now, 0);
+    for stream in 0..3 {
+        guest.reboot(&mut host.bus, now).unwrap();
+        paired(&mut host, &mut guest, &mut now);
+        assert!(exchange(&mut host, &mut guest, &mut now, stream));
+    }
 }
