@@ -9,6 +9,7 @@ use config::{Options, Source};
 use guest_model::*;
 use machine::clock::{Clocks, ManualClock};
 use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
+use migration::Capability;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -108,6 +109,12 @@ impl Host {
 
     fn migrate(&self, uri: &str) {
         let uri = uri.to_owned();
+        let told = self.control.ask(|board| {
+            board
+                .migrate_set_capabilities(&[(Capability::Events, true)])
+                .is_ok()
+        });
+        assert!(matches!(told, Ok(true)));
         let begun = self
             .control
             .ask(move |board| board.migrate(&uri, &mut |_| None, Box::new(|_| {})));
