@@ -163,7 +163,12 @@ impl Shared {
             }
             Err(error) => {
                 let why = error.to_string();
-                tracing::error!("load of migration failed: {why}");
+                if self.cancel.is_cancelled() {
+                    // The machine shuts down while it waits: nothing went wrong.
+                    tracing::debug!("load of migration ended: {why}");
+                } else {
+                    tracing::error!("load of migration failed: {why}");
+                }
                 self.statistics
                     .update(|figures| figures.error = Some(why.clone()));
                 target.failed(&why);
