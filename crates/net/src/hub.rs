@@ -5,7 +5,7 @@
 //!   NIC 2 ── port b ─┼── hub 0        what comes in at one port goes out at every other
 //!   NIC 3 ── port c ─┘
 //! ```
-//! No thread: the worker of the NIC that sends writes the frame to the [wires](crate::wire) of all the others. A port
+//! No thread: the worker of the NIC that sends writes the frame to the wires of all the others. A port
 //! whose NIC does not keep up loses frames; the others do not wait for it.
 
 use std::io;

@@ -5,7 +5,7 @@
 //!   worker ══ wire ══ thread "net ID" ── socket: connects, listens, connects again
 //! ```
 //! The worker of the NIC must not block, and a connection comes and goes under it: a thread of this netdev's own
-//! carries frames between [wire](crate::wire) and socket. It holds one frame a direction; what waits besides waits in the
+//! carries frames between `wire` and socket. It holds one frame a direction; what waits besides waits in the
 //! kernel, and whoever sends more than the other takes is not read for so long. While nobody is connected the guest's
 //! frames are lost. A peer that breaks the format loses the connection.
 
