@@ -1,6 +1,6 @@
 //! The board in the hands of the control thread: its life from power-on to power-off.
 //!
-//! What it is made of is in `build.rs`; devices that come and go in `devices.rs`, failover pairs in `pairs.rs`,
+//! What it is made of is in `build.rs`; devices that come and go in `devices.rs`, failover pairs in `pairs`,
 //! migration in `outgoing.rs` and `incoming.rs`.
 
 use crate::MachineError;

@@ -1,0 +1,105 @@
+//! What happened goes into the state machine; what it decides is carried out, in its order.
+
+use crate::board::Board;
+use crate::event::MachineEvent;
+use failover::{Action, Event, Illegal, Moment, Notice};
+
+impl Board {
+    pub(super) fn now(&self) -> Moment {
+        self.control.now()
+    }
+
+    pub(super) fn feed(&mut self, device: &str, event: &Event) {
+        let now = self.now();
+        tracing::debug!(device, event = event.name(), "failover");
+        if let Some(counters) = self.pairs.counters_mut(device) {
+            counters.note_event(event);
+        }
+        match self.pairs.pairs.handle(now, device, event) {
+            Ok(actions) => self.perform(actions),
+            Err(Illegal::UnknownDevice(_)) => {}
+            Err(error) => tracing::warn!(device, %error, "failover"),
+        }
+    }
+
+    pub(super) fn apply(&mut self, outcome: Result<Vec<Action>, Illegal>) {
+        match outcome {
+            Ok(actions) => self.perform(actions),
+            Err(Illegal::NoMigration) => {}
+            Err(error) => tracing::warn!(%error, "failover"),
+        }
+    }
+
+    /// Carries actions out in their order.
+    pub(crate) fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            tracing::debug!(?action, "failover");
+            self.pairs.count(&action);
+            match action {
+                Action::Plug { primary, .. } => self.begin_plug(&primary),
+                Action::Withdraw { primary } => self.take_out(&primary),
+                Action::AskUnplug { primary, attempt } => self.ask_unplug(&primary, attempt),
+                Action::CancelUnplugAsk { primary } => self.cancel_unplug_ask(&primary),
+                Action::SteerToStandby { standby } => self.steer_to_standby(&standby),
+                Action::SteerToPrimary { standby } => self.steer_to_primary(&standby),
+                Action::SteerAway { standby } => self.steer_away(&standby),
+                Action::Announce { standby } => self.announce(&standby),
+                Action::Delete { primary } => self.forget_primary(&primary, true),
+                Action::Release { primary } => self.release_primary(&primary),
+                Action::Emit(notice) => self.notice(notice),
+                Action::LetMigrationProceed => self.outgoing.unplugged(Ok(())),
+                Action::RefuseMigration(refusal) => {
+                    self.outgoing.unplugged(Err(refusal.to_string()))
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        if let Some(lines) = notice.warning_lines() {
+            let mut lines = lines.into_iter();
+            if let Some(warning) = lines.next() {
+                tracing::warn!("{warning}");
+            }
+            for line in lines {
+                tracing::warn!(target: "hint", "{line}");
+            }
+            return;
+        }
+        let event = match notice {
+            Notice::FailoverNegotiated { standby } => match &mut self.pairs.arrived {
+                Some(arrived) => return arrived.push(standby),
+                None => MachineEvent::FailoverNegotiated { id: standby },
+            },
+            Notice::UnplugPrimary { primary } => MachineEvent::UnplugPrimary { id: primary },
+            Notice::PathChanged { standby, path } => MachineEvent::FailoverPathChanged {
+                id: standby,
+                path: match path {
+                    failover::Path::Standby => "standby".into(),
+                    failover::Path::Primary => "primary".into(),
+                },
+                reason: String::new(),
+            },
+            Notice::PrimaryMissing { primary, reason } => {
+                tracing::warn!(primary, %reason, "the primary is not with its guest");
+                MachineEvent::FailoverPrimaryMissing {
+                    standby: self
+                        .pairs
+                        .pairs
+                        .by_primary(&primary)
+                        .map(|p| p.standby().to_owned())
+                        .unwrap_or_default(),
+                    id: primary,
+                    reason: reason.to_string(),
+                }
+            }
+            Notice::UnplugFailed { primary, reason } => {
+                tracing::warn!(primary, %reason, "the primary could not be unplugged");
+                let path = format!("/machine/peripheral/{primary}");
+                MachineEvent::UnplugGuestError { id: primary, path }
+            }
+            Notice::PrimaryNotFound { .. } => return,
+        };
+        self.emit(event);
+    }
+}

@@ -1,0 +1,103 @@
+//! What concerns all pairs at once: migrations and the machine's reset, and what standbys tell.
+
+use crate::board::Board;
+use crate::event::MachineEvent;
+use failover::{Event, Illegal, Moment};
+
+impl Board {
+    /// A NIC has something to tell.
+    pub(crate) fn net_event(&mut self, id: &str, event: virtio::NetEvent) {
+        let standby = self.pairs.pairs.by_standby(id).is_some();
+        match event {
+            virtio::NetEvent::FeaturesNegotiated { standby: accepted } if standby => {
+                self.feed(
+                    id,
+                    if accepted {
+                        &Event::StandbyNegotiated
+                    } else {
+                        &Event::StandbyRefused
+                    },
+                );
+            }
+            virtio::NetEvent::Reset if standby => self.feed(id, &Event::StandbyReset),
+            virtio::NetEvent::FeaturesNegotiated { .. } | virtio::NetEvent::Reset => {}
+            virtio::NetEvent::RxFilterChanged => self.rx_filter_changed(id),
+            virtio::NetEvent::AnnounceAcked => {
+                tracing::debug!(nic = id, "the guest has announced itself")
+            }
+        }
+    }
+
+    pub(crate) fn pairs_tick(&mut self, now: Moment) {
+        let outcome = self.pairs.pairs.tick(now);
+        self.apply(outcome);
+    }
+
+    pub(crate) fn pairs_reset(&mut self) {
+        let now = self.now();
+        let outcome = self.pairs.pairs.machine_reset(now);
+        self.apply(outcome);
+    }
+
+    pub(crate) fn source_continued(&mut self) {
+        let now = self.now();
+        let outcome = self.pairs.pairs.source_continued(now);
+        self.apply(outcome);
+    }
+
+    /// A migration begins: asks for every primary. Whether there is anything to wait for.
+    pub(crate) fn begin_unplug(&mut self) -> Result<(), Illegal> {
+        let now = self.now();
+        let mut timing = self.pairs.pairs.timing();
+        timing.unplug_timeout_ms = self.outgoing.parameters.get().failover_unplug_timeout_ms;
+        self.pairs.pairs.set_timing(timing);
+        let actions = self.pairs.pairs.begin_migration(now)?;
+        self.perform(actions);
+        Ok(())
+    }
+
+    pub(crate) fn migration_ended(&mut self, completed: bool) {
+        let now = self.now();
+        let outcome = if completed {
+            self.pairs.pairs.migration_completed(now)
+        } else {
+            self.pairs.pairs.migration_ended(now)
+        };
+        self.apply(outcome);
+    }
+
+    /// The devices' state is loaded: standbys that were accepted say so, in the order of their creation, and the host's
+    /// switch sends to them.
+    pub(crate) fn standbys_restored(&mut self) {
+        let standbys: Vec<String> = self
+            .pairs
+            .pairs
+            .iter()
+            .map(|p| p.standby().to_owned())
+            .collect();
+        self.pairs.arrived = Some(Vec::new());
+        for standby in standbys {
+            if self
+                .devices
+                .net(&standby)
+                .is_some_and(|net| net.standby_negotiated())
+            {
+                self.feed(&standby, &Event::StandbyNegotiated);
+            }
+            self.steer_to_standby(&standby);
+        }
+    }
+
+    /// The guest is this machine's: what it accepted on the source is told.
+    pub(crate) fn tell_arrived(&mut self) {
+        for id in self.pairs.arrived.take().unwrap_or_default() {
+            self.emit(MachineEvent::FailoverNegotiated { id });
+        }
+    }
+
+    pub(crate) fn target_resumed(&mut self) {
+        let now = self.now();
+        let outcome = self.pairs.pairs.target_resumed(now);
+        self.apply(outcome);
+    }
+}

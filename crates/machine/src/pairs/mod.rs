@@ -1,0 +1,156 @@
+//! Failover pairs: carries out what the state machine of crate `failover` decides, and tells it what happened.
+//!
+//! ```text
+//!   slots, NICs, monitor, migration ──events──▶ failover::Pairs ──actions──▶ here ──▶ slots, host's switch, events
+//! ```
+//! Opening a primary is slow (its DMA mappings, its reset): it happens on a thread of its own beside the running
+//! guest, which posts the result back.
+
+mod actions;
+mod joining;
+mod migrating;
+mod opening;
+mod plugging;
+mod steering;
+mod unplugging;
+
+pub(crate) use steering::report;
+pub(crate) use unplugging::SlotWatcher;
+
+use crate::devices::{Made, Place};
+use crate::inspect::{PairCounters, device_of};
+use crate::primary_watch::SharedSteering;
+use config::vm::{DeviceConfig, DeviceKind};
+use failover::{Action, Moment, Pairs, Timing};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vfio::{Container, VfioPci};
+
+/// What the board keeps of a primary.
+pub(crate) struct Primary {
+    pub(crate) config: DeviceConfig,
+    place: Place,
+    /// Open, whether it is in its slot or not.
+    vfio: Option<Arc<VfioPci>>,
+    /// A primary without hardware behind it.
+    other: Option<Made>,
+    in_slot: bool,
+    /// Set to break off the thread that opens it.
+    opening: Option<Arc<AtomicBool>>,
+}
+
+impl Primary {
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether its state can be migrated, should it be an ordinary device to the guest.
+    pub(crate) fn migrates(&self) -> bool {
+        migrates(&self.config)
+    }
+}
+
+/// The pairs, and what belongs to them.
+pub struct PairKeeper {
+    pairs: Pairs,
+    primaries: BTreeMap<String, Primary>,
+    steering: BTreeMap<String, SharedSteering>,
+    container: Option<Arc<Container>>,
+    /// Set to break off the thread that populates memory.
+    populating: Option<Arc<AtomicBool>>,
+    /// Standbys that a migration brought accepted: told when the guest is this machine's, and its primaries are being
+    /// plugged. A client that hears of one looks for its primary.
+    arrived: Option<Vec<String>>,
+    counters: BTreeMap<String, PairCounters>,
+}
+
+impl PairKeeper {
+    pub(crate) fn new(incoming: bool) -> Self {
+        let pairs = if incoming {
+            Pairs::incoming(Timing::default())
+        } else {
+            Pairs::new(Timing::default())
+        };
+        Self {
+            pairs,
+            primaries: BTreeMap::new(),
+            steering: BTreeMap::new(),
+            container: None,
+            populating: None,
+            arrived: None,
+            counters: BTreeMap::new(),
+        }
+    }
+
+    /// The state machine, to be looked at.
+    pub fn pairs(&self) -> &Pairs {
+        &self.pairs
+    }
+
+    pub(crate) fn pairs_mut(&mut self) -> &mut Pairs {
+        &mut self.pairs
+    }
+
+    pub(crate) fn primaries(&self) -> impl Iterator<Item = (&String, &Primary)> {
+        self.primaries.iter()
+    }
+
+    /// What happened to the pair of this standby so far.
+    pub(crate) fn counters_of(&self, standby: &str) -> PairCounters {
+        self.counters.get(standby).copied().unwrap_or_default()
+    }
+
+    /// The counters of the pair that a device belongs to, by either id.
+    fn counters_mut(&mut self, device: &str) -> Option<&mut PairCounters> {
+        let pair = self.pairs.by_standby(device);
+        let pair = pair.or_else(|| self.pairs.by_primary(device))?;
+        Some(self.counters.entry(pair.standby().to_owned()).or_default())
+    }
+
+    fn count(&mut self, action: &Action) {
+        if let Some(counters) = device_of(action).and_then(|device| self.counters_mut(device)) {
+            counters.note_action(action);
+        }
+    }
+
+    pub(crate) fn primary(&self, id: &str) -> Option<&Primary> {
+        self.primaries.get(id)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+        self.pairs.next_deadline()
+    }
+
+    pub(crate) fn set_guest_running(&mut self, running: bool) {
+        self.pairs.set_guest_running(running);
+    }
+
+    /// A standby was taken out of the machine; whether it was one.
+    pub(crate) fn forget_standby(&mut self, id: &str) -> bool {
+        self.steering.remove(id);
+        self.counters.remove(id);
+        self.pairs.remove_standby(id).is_ok()
+    }
+
+    pub(crate) fn incoming_failed(&mut self, now: Moment) {
+        if let Err(error) = self.pairs.incoming_failed(now) {
+            tracing::debug!(%error, "failover");
+        }
+    }
+}
+
+fn migrates(primary: &DeviceConfig) -> bool {
+    !matches!(primary.kind, DeviceKind::VfioPci(_))
+}
+
+impl Drop for PairKeeper {
+    fn drop(&mut self) {
+        for primary in self.primaries.values() {
+            if let Some(opening) = &primary.opening {
+                opening.store(true, Ordering::Relaxed);
+            }
+        }
+        self.restore_steering();
+    }
+}

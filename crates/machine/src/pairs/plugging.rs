@@ -1,0 +1,142 @@
+//! The way in: a primary is opened beside the running guest and put into its slot.
+
+use crate::board::Board;
+use crate::devices::{Body, Place, function};
+use crate::primary_watch::WatchedPrimary;
+use failover::{Event, PlugStage, State, When};
+use pci::PciDevice;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use vfio::VfioPci;
+
+impl Board {
+    /// Opens the primary if need be, on a thread of its own, which posts the result.
+    pub(super) fn begin_plug(&mut self, id: &str) {
+        let Some(primary) = self.pairs.primary(id) else {
+            return;
+        };
+        if primary.other.is_some() {
+            return self.primary_ready(id, Ok(None));
+        }
+        let (config, open) = (primary.config.clone(), primary.vfio.clone());
+        let wanted = match self.vfio_config(&config, id) {
+            Ok(wanted) => wanted,
+            Err(error) => return self.feed(id, &Event::PlugFailed(error.to_string())),
+        };
+        let container = self.container();
+        let stop = Arc::new(AtomicBool::new(false));
+        if let Some(primary) = self.pairs.primaries.get_mut(id) {
+            primary.opening = Some(Arc::clone(&stop));
+        }
+        let (control, name) = (self.control.clone(), id.to_owned());
+        let work = move || {
+            crate::control::give_way();
+            let result = match open {
+                // It was let go of: fresh hardware for a fresh driver.
+                Some(device) => device.prepare_replug().map(|()| device),
+                None => VfioPci::open(wanted, &container, &mut |progress| {
+                    tracing::trace!(?progress, "mapping guest memory for the primary");
+                    if stop.load(Ordering::Relaxed) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                }),
+            };
+            let result = result.map(Some).map_err(|e| e.to_string());
+            control.post(move |board| board.primary_ready(&name, result));
+        };
+        if let Err(error) = thread::Builder::new()
+            .name(format!("open {id}"))
+            .spawn(work)
+        {
+            self.feed(id, &Event::PlugFailed(error.to_string()));
+        }
+    }
+
+    /// The primary is open, or not: into its slot with it, if it is still wanted there.
+    fn primary_ready(&mut self, id: &str, result: Result<Option<Arc<VfioPci>>, String>) {
+        let Some(primary) = self.pairs.primaries.get_mut(id) else {
+            return;
+        };
+        primary.opening = None;
+        let outcome = match result {
+            Ok(device) => {
+                if device.is_some() {
+                    primary.vfio = device;
+                }
+                let wanted = self.pairs.pairs.by_primary(id).is_some_and(|p| {
+                    matches!(p.state(), State::Plugging(PlugStage::Opening { .. }))
+                });
+                if !wanted {
+                    tracing::debug!(primary = id, "open, and no longer wanted in its slot");
+                    return self.feed(id, &Event::PlugFailed("it is no longer wanted".into()));
+                }
+                self.insert_primary(id, When::Hotplug)
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => self.feed(id, &Event::PlugSucceeded),
+            Err(error) => {
+                tracing::warn!(primary = id, error, "the primary could not be plugged");
+                self.feed(id, &Event::PlugFailed(error));
+            }
+        }
+    }
+
+    /// Puts the primary into its slot.
+    pub(super) fn insert_primary(&mut self, id: &str, when: When) -> Result<(), String> {
+        let standby = self
+            .pairs
+            .pairs
+            .by_primary(id)
+            .map(|p| p.standby().to_owned());
+        let steering = standby.and_then(|standby| self.steering(&standby));
+        let control = self.control.clone();
+        let primary = self.pairs.primaries.get_mut(id).ok_or("it was deleted")?;
+        let device: Arc<dyn PciDevice> = match (&primary.vfio, &primary.other) {
+            (Some(vfio), _) => vfio.clone(),
+            (None, Some(made)) => made.function.clone(),
+            (None, None) => return Err("it is not open".into()),
+        };
+        let device = WatchedPrimary::new(device, id.to_owned(), control, steering);
+        let shown = function(&primary.config, id, device);
+        let Place { bus, devfn } = &primary.place;
+        match when {
+            When::AtStart => self.root.insert(bus, *devfn, shown),
+            When::Hotplug => self.hotplug.plug(bus, *devfn, shown),
+        }
+        .map_err(|e| e.to_string())?;
+        primary.in_slot = true;
+        let body = match (&primary.vfio, &primary.other) {
+            (Some(vfio), _) => Body::Vfio(vfio.clone()),
+            (None, Some(made)) => made.body.clone(),
+            (None, None) => return Err("it is not open".into()),
+        };
+        let config = primary.config.clone();
+        self.devices.add(crate::devices::Device {
+            key: id.to_owned(),
+            config,
+            body,
+        });
+        Ok(())
+    }
+
+    /// The guest's driver uses its primary now, or no longer.
+    pub(crate) fn primary_in_use(&mut self, id: &str, in_use: bool) {
+        let unplugging = self
+            .pairs
+            .pairs
+            .by_primary(id)
+            .is_some_and(|p| matches!(p.state(), State::Unplugging { .. }));
+        if in_use {
+            self.feed(id, &Event::DriverIn);
+        } else if unplugging {
+            // Outside of an unplug a closed primary is still the guest's path: nothing reaches the standby then.
+            self.feed(id, &Event::DriverOut);
+        }
+    }
+}
