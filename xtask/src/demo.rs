@@ -14,10 +14,10 @@ use lab::progress::say;
 use lab::report::{self, Run};
 use lab::state::StateDir;
 use lab::wire::Open;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::build::Workspace;
-use crate::lab_commands::{LabPlace, path, stage};
+use crate::lab_commands::{LabPlace, environment, stage};
 use crate::native::Native;
 
 #[derive(Args)]
@@ -87,6 +87,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         .unwrap_or_else(|| workspace.root.join("target/demo/report.json"));
     // A report of another run must not be taken for this one's.
     let _ = fs::remove_file(&file);
+    let _ = fs::remove_file(file.with_extension("html"));
     let names: Vec<&str> = [Some(options.vmm.as_str()), options.peer.as_deref()]
         .into_iter()
         .flatten()
@@ -153,7 +154,14 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             disturbed.join("; ")
         );
     }
-    write_report(&file, &columns)?;
+    let notes = match disturbed.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "Other programs took much of the machine's processor time: {}.",
+            disturbed.join("; ")
+        )],
+    };
+    write_report(&file, &columns, notes)?;
     for (name, run) in &columns {
         errors.extend(run.faults.iter().map(|fault| format!("{name}: {fault}")));
     }
@@ -210,7 +218,7 @@ fn one(
             channel.run(
                 &Open {
                     argv,
-                    env: vec![path()],
+                    env: environment(),
                     tty: None,
                 },
                 |bytes| output.write_all(bytes),
@@ -260,7 +268,7 @@ fn show(columns: &[(&str, Run)]) {
     print!("{}", report::table(&references));
 }
 
-fn write_report(file: &Path, columns: &[(&str, Run)]) -> Result<()> {
+fn write_report(file: &Path, columns: &[(&str, Run)], notes: Vec<String>) -> Result<()> {
     if columns.is_empty() {
         return Ok(());
     }
@@ -286,11 +294,8 @@ fn write_report(file: &Path, columns: &[(&str, Run)]) -> Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(
-        file,
-        serde_json::to_string_pretty(&Value::Object(whole))? + "\n",
-    )
-    .with_context(|| format!("cannot write {}", file.display()))?;
+    let text = serde_json::to_string_pretty(&whole)? + "\n";
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     say(format!("report: {}", file.display()));
-    Ok(())
+    crate::page::write(file, &whole, notes)
 }

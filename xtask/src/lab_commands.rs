@@ -187,6 +187,15 @@ pub(crate) fn path() -> (String, String) {
     )
 }
 
+/// What a program in the lab host is told besides its arguments.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let mut all = vec![path()];
+    if lab::progress::on_terminal() {
+        all.push((lab::progress::TERMINAL.to_owned(), "1".to_owned()));
+    }
+    all
+}
+
 fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(255))
 }

@@ -6,6 +6,7 @@ mod differential;
 mod fuzz;
 mod lab_commands;
 mod native;
+mod page;
 mod test;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ struct Cli {
 enum Task {
     /// The main job: a guest with a passed-through NIC migrates; shown and measured.
     Demo(demo::DemoOptions),
+    /// The page of a report that was written before, beside it.
+    Page(page::PageOptions),
     /// Every test: cargo's, then the lab scenarios.
     Test(test::TestOptions),
     /// What has to hold before a change is taken: fmt, clippy, docs, every test, a minute of each fuzz target.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Task::Demo(options) => demo::run(&options),
+        Task::Page(options) => page::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => test::ci(&options),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -21,6 +21,7 @@ pub mod modules;
 pub mod native;
 pub mod overhead;
 pub mod packages;
+pub mod page;
 pub mod progress;
 pub mod qmp;
 pub mod report;

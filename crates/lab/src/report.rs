@@ -14,6 +14,38 @@ pub struct PingReport {
     pub lost: usize,
     /// The longest time without an answer.
     pub longest_gap_ms: f64,
+    /// When each request that was never answered was sent, in milliseconds since `migrate` was sent.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lost_at_ms: Vec<f64>,
+    /// The times without an answer, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub gaps: Vec<GapReport>,
+}
+
+/// A time without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GapReport {
+    /// Since when, in milliseconds since `migrate` was sent.
+    pub from_ms: f64,
+    /// How long.
+    pub length_ms: f64,
+}
+
+/// What `query-migrate` of the source said on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Milliseconds since `migrate` was sent.
+    pub t_ms: f64,
+    /// Bytes on the wire so far.
+    pub transferred_bytes: u64,
+    /// Bytes left to send in this pass.
+    pub remaining_bytes: u64,
+    /// All of guest RAM.
+    pub total_bytes: u64,
+    /// What the guest wrote anew, at the last look at its pages.
+    pub dirty_bytes_per_s: f64,
+    /// How long the guest would stand still now.
+    pub expected_downtime_ms: Option<f64>,
 }
 
 /// One event on the way.
@@ -52,6 +84,12 @@ pub struct Run {
     pub vmm_overhead_mib: f64,
     /// What happened, in order.
     pub events: Vec<TimelineEvent>,
+    /// How memory travelled.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub progress: Vec<Progress>,
+    /// When the guest had its primary enslaved and carrying, in milliseconds since `migrate` was sent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub primary_back_ms: Option<f64>,
     /// The guest's driver of the primary, on the target.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub guest_driver: String,
@@ -287,6 +325,8 @@ mod tests {
                 sent: 100,
                 lost: 3,
                 longest_gap_ms: gap,
+                lost_at_ms: Vec::new(),
+                gaps: Vec::new(),
             },
             tcp_survived: survived,
             unplug_ms: gap,
@@ -296,6 +336,8 @@ mod tests {
             boot_to_init_ms: 1.0,
             vmm_overhead_mib: 1.0,
             events: Vec::new(),
+            progress: Vec::new(),
+            primary_back_ms: None,
             guest_driver: String::new(),
             guest_kernel: String::new(),
             faults: Vec::new(),

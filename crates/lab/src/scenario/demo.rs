@@ -13,8 +13,8 @@ use crate::guest::links;
 use crate::overhead;
 use crate::progress::say;
 use crate::qmp::Event;
-use crate::report::{PingReport, Run, TimelineEvent};
-use crate::traffic::ping::Ping;
+use crate::report::{GapReport, PingReport, Progress, Run, TimelineEvent};
+use crate::traffic::ping::{Ping, PingResult};
 use crate::traffic::tcp::Connection;
 use crate::vm::Vm;
 
@@ -58,7 +58,15 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
     source
         .qmp
         .execute("migrate", json!({"uri": bench.uri(1)?}))?;
-    let status = follow(&mut source, &mut target, from, onto)?;
+    let mut progress = Vec::new();
+    let status = follow(
+        &mut source,
+        &mut target,
+        from,
+        onto,
+        begun_us,
+        &mut progress,
+    )?;
     let mut faults = Vec::new();
     let resumed_us = event_time(&target.qmp.events(), onto, "RESUME");
     let mut back_us = None;
@@ -109,6 +117,12 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
             sent: seen.sent,
             lost: seen.lost,
             longest_gap_ms: seen.longest_gap_ms,
+            lost_at_ms: seen
+                .lost_at_us
+                .iter()
+                .map(|time| millis(time - begun_us))
+                .collect(),
+            gaps: gaps(&seen, begun_us),
         },
         tcp_survived: survived.is_ok(),
         unplug_ms: span(asked, of(&sources, "MIGRATION:active")),
@@ -118,6 +132,8 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
         boot_to_init_ms,
         vmm_overhead_mib,
         events: timeline(begun_us, &sources, &targets, &source, &target),
+        progress,
+        primary_back_ms: back_us.map(|time| millis(time - begun_us)),
         guest_driver,
         guest_kernel: kernel,
         faults,
@@ -146,6 +162,20 @@ fn millis(us: i64) -> f64 {
     us as f64 / 1000.0
 }
 
+/// The gaps in the order in which they came.
+fn gaps(seen: &PingResult, begun_us: i64) -> Vec<GapReport> {
+    let mut gaps: Vec<GapReport> = seen
+        .gaps
+        .iter()
+        .map(|(time, length_ms)| GapReport {
+            from_ms: millis(time - begun_us),
+            length_ms: *length_ms,
+        })
+        .collect();
+    gaps.sort_by(|a, b| a.from_ms.total_cmp(&b.from_ms));
+    gaps
+}
+
 fn event_time(events: &[Event], from: usize, label: &str) -> Option<i64> {
     events
         .iter()
@@ -154,13 +184,67 @@ fn event_time(events: &[Event], from: usize, label: &str) -> Option<i64> {
         .map(|event| event.time_us)
 }
 
-/// Waits until the migration has ended; returns the source's word for how.
-fn follow(source: &mut Vm, target: &mut Vm, from: usize, onto: usize) -> Result<String> {
+/// How often the source is asked how far it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Asks the source how far it is; nothing while no memory travels. Both VMMs are asked alike.
+fn look(source: &Vm, begun_us: i64) -> Option<Progress> {
+    let info = source.qmp.execute("query-migrate", json!({})).ok()?;
+    let ram = info.get("ram")?;
+    let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_u64);
+    let page_bytes = number(ram, "page-size").unwrap_or(4096);
+    let dirty_pages = number(ram, "dirty-pages-rate").unwrap_or(0);
+    Some(Progress {
+        t_ms: millis(now_us() - begun_us),
+        transferred_bytes: number(ram, "transferred")?,
+        remaining_bytes: number(ram, "remaining")?,
+        total_bytes: number(ram, "total")?,
+        dirty_bytes_per_s: dirty_pages.saturating_mul(page_bytes) as f64,
+        expected_downtime_ms: number(&info, "expected-downtime").map(|ms| ms as f64),
+    })
+}
+
+/// What a person is shown while memory travels.
+fn show(before: Option<&Progress>, now: &Progress) {
+    let seconds = before.map_or(0.0, |before| now.t_ms - before.t_ms) / 1000.0;
+    let sent = before.map_or(0, |b| {
+        now.transferred_bytes.saturating_sub(b.transferred_bytes)
+    });
+    let line = report::progress_line(&report::Progress {
+        remaining_bytes: now.remaining_bytes,
+        total_bytes: now.total_bytes,
+        bytes_per_s: (seconds > 0.0).then(|| sent as f64 / seconds),
+        expected_downtime_ms: now.expected_downtime_ms,
+    });
+    crate::progress::status(line);
+}
+
+/// Waits until the migration has ended; returns the source's word for how. What it said on the way goes to `progress`.
+fn follow(
+    source: &mut Vm,
+    target: &mut Vm,
+    from: usize,
+    onto: usize,
+    begun_us: i64,
+    progress: &mut Vec<Progress>,
+) -> Result<String> {
     let ended = [
         "MIGRATION:completed",
         "MIGRATION:failed",
         "MIGRATION:cancelled",
     ];
+    // From the stop on nothing more is asked: the monitor has to do with the hand-over.
+    let over = ["STOP", "MIGRATION:failed", "MIGRATION:cancelled"];
+    while source.qmp.wait_any(from, &over, LOOK_AGAIN).is_none() {
+        if let Some(now) = look(source, begun_us) {
+            show(progress.last(), &now);
+            progress.push(now);
+        }
+        source.check_alive()?;
+        if millis(now_us() - begun_us) > migrate::MIGRATION_LIMIT.as_secs_f64() * 1000.0 {
+            break;
+        }
+    }
     let deadline = Instant::now() + migrate::MIGRATION_LIMIT;
     let end = loop {
         if let Some(end) = source.qmp.wait_any(from, &ended, Duration::from_secs(1)) {
@@ -185,6 +269,8 @@ fn follow(source: &mut Vm, target: &mut Vm, from: usize, onto: usize) -> Result<
         .and_then(Value::as_str)
         .unwrap_or("unknown")
         .to_owned();
+    // The last of it is known only now.
+    progress.extend(look(source, begun_us).filter(|_| status == "completed"));
     if status == "completed"
         && target
             .qmp

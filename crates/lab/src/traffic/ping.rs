@@ -33,6 +33,7 @@ pub struct Ping {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicBool>,
     record: Arc<Mutex<Record>>,
+    interval: Duration,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -45,9 +46,15 @@ pub struct PingResult {
     pub lost: usize,
     /// The longest time without any answer, in milliseconds.
     pub longest_gap_ms: f64,
-    /// The longest times without any answer: when each began (microseconds) and how long (ms).
+    /// The times without any answer of more than two and a half requests, the longest first: when each began
+    /// (microseconds) and how long (ms).
     pub gaps: Vec<(i64, f64)>,
+    /// When each request that was never answered was sent (microseconds), in order.
+    pub lost_at_us: Vec<i64>,
 }
+
+/// How many gaps and lost requests are told one by one: more would not be told apart.
+const MAX_TOLD: usize = 5000;
 
 impl Ping {
     /// Starts to ping `target` every `interval`, from within a network namespace.
@@ -90,6 +97,7 @@ impl Ping {
             stop,
             done,
             record,
+            interval,
             threads: vec![sender, receiver],
         })
     }
@@ -107,7 +115,7 @@ impl Ping {
         thread::sleep(Duration::from_secs(1));
         self.end();
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        evaluate(&record.sent, &record.answered, end_us)
+        evaluate(&record.sent, &record.answered, end_us, self.interval)
     }
 
     fn end(&mut self) {
@@ -125,7 +133,14 @@ impl Drop for Ping {
     }
 }
 
-fn evaluate(sent: &[i64], answered: &[i64], end_us: i64) -> PingResult {
+fn evaluate(sent: &[i64], answered: &[i64], end_us: i64, interval: Duration) -> PingResult {
+    let mut lost_at_us: Vec<i64> = sent
+        .iter()
+        .zip(answered.iter().chain(std::iter::repeat(&0)))
+        .filter(|(_, answer)| **answer == 0)
+        .map(|(sent, _)| *sent)
+        .collect();
+    lost_at_us.truncate(MAX_TOLD);
     let mut arrivals: Vec<i64> = answered.iter().copied().filter(|&time| time > 0).collect();
     let lost = sent.len() - arrivals.len().min(sent.len());
     arrivals.sort_unstable();
@@ -143,12 +158,16 @@ fn evaluate(sent: &[i64], answered: &[i64], end_us: i64) -> PingResult {
         })
         .collect();
     gaps.sort_by(|a, b| b.1.total_cmp(&a.1));
-    gaps.truncate(5);
+    let longest_gap_ms = gaps.first().map_or(0.0, |gap| gap.1);
+    let least_ms = interval.as_secs_f64() * 2500.0;
+    gaps.retain(|gap| gap.1 > least_ms);
+    gaps.truncate(MAX_TOLD);
     PingResult {
         sent: sent.len(),
         lost,
-        longest_gap_ms: gaps.first().map_or(0.0, |gap| gap.1),
+        longest_gap_ms,
         gaps,
+        lost_at_us,
     }
 }
 
@@ -273,9 +292,18 @@ mod tests {
     fn gaps_are_between_answers_and_at_the_end() {
         let sent: Vec<i64> = (0..6).map(|n| 1_000_000 + n * 10_000).collect();
         let answered = [1_001_000, 0, 0, 1_031_000, 0, 0];
-        let result = evaluate(&sent, &answered, 1_060_000);
+        let result = evaluate(&sent, &answered, 1_060_000, Duration::from_millis(10));
         assert_eq!((result.sent, result.lost), (6, 4));
         assert!((result.longest_gap_ms - 30.0).abs() < 1e-9, "{result:?}");
         assert!((result.gaps[1].1 - 29.0).abs() < 1e-9, "{result:?}");
+        assert_eq!(
+            result.gaps.len(),
+            2,
+            "what is no gap is not told: {result:?}"
+        );
+        assert_eq!(
+            result.lost_at_us,
+            [1_010_000, 1_020_000, 1_040_000, 1_050_000]
+        );
     }
 }
