@@ -1,24 +1,21 @@
 //! `cargo xtask demo`: the main job, shown and measured.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lab::cleanup::{self, Owned};
+use lab::cleanup;
 use lab::contention::{Contention, DISTURBED};
-use lab::l1::{self, L1};
 use lab::progress::say;
 use lab::report::{self, Run};
-use lab::state::StateDir;
-use lab::wire::Open;
 use serde_json::{Map, json};
 
 use crate::build::Workspace;
-use crate::lab_commands::{LabPlace, environment, stage};
+use crate::lab_commands::LabPlace;
 use crate::native::Native;
+use crate::stage::{self, Stage};
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
@@ -52,28 +49,6 @@ pub(crate) struct DemoOptions {
     native: Native,
 }
 
-/// Where and how runs are done: in the lab, or on this machine itself.
-enum Stage {
-    Lab {
-        l1: L1,
-        owned: Option<Owned>,
-    },
-    Native {
-        agent: PathBuf,
-        arguments: Vec<String>,
-    },
-}
-
-impl Stage {
-    /// The process whose work is the measurement's own.
-    fn emulator(&self) -> Option<u32> {
-        match self {
-            Self::Lab { l1, .. } => Some(l1.pid()),
-            Self::Native { .. } => None,
-        }
-    }
-}
-
 pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     if options.runs == 0 {
         bail!("--runs 0 would measure nothing");
@@ -95,7 +70,11 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     if names.contains(&"standfast") {
         options.place.publish_standfast(&workspace, &state)?;
     }
-    let mut stage = open_stage(options, &workspace, &state)?;
+    let mut stage = if options.native.native {
+        Stage::native(&workspace, &state, options.native.arguments()?)?
+    } else {
+        Stage::lab(&options.place, &workspace, &state, options.keep)?
+    };
     let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();
     let (mut errors, mut disturbed) = (Vec::new(), Vec::new());
     for number in 1..=options.runs {
@@ -108,11 +87,15 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
             let contention = stage.emulator().and_then(Contention::begin);
-            let result = one(options, &mut stage, &state, name, throughput);
-            // The next run writes its logs to the same place.
-            let logs = state.out().join(&**name);
-            let _ = fs::remove_dir_all(logs.join(format!("demo-{number}")));
-            let _ = fs::rename(logs.join("demo"), logs.join(format!("demo-{number}")));
+            let mut arguments = vec!["--primary".to_owned(), options.primary_kind.clone()];
+            if throughput {
+                arguments.push("--throughput".to_owned());
+            }
+            if options.console {
+                arguments.push("--console".to_owned());
+            }
+            let result = stage.run(&state, name, arguments);
+            stage::keep_logs(&state, name, &format!("demo-{number}"));
             match result {
                 Ok(run) => {
                     done.push(run);
@@ -129,17 +112,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             }
         }
     }
-    if let Stage::Lab {
-        owned: Some(owned), ..
-    } = stage
-    {
-        if options.keep {
-            owned.keep();
-            say("lab host: left running (cargo xtask lab down stops it)");
-        } else {
-            drop(owned);
-        }
-    }
+    stage.close(options.keep);
     let columns: Vec<(&str, Run)> = runs
         .iter()
         .filter_map(|(name, done)| Some((*name, report::medians(done)?)))
@@ -174,85 +147,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         println!("FAILED  {error}");
     }
     Ok(ExitCode::FAILURE)
-}
-
-fn open_stage(options: &DemoOptions, workspace: &Workspace, state: &StateDir) -> Result<Stage> {
-    if options.native.native {
-        let arguments = options.native.arguments()?;
-        say("building lab-agent");
-        let agent = workspace.agent()?;
-        l1::prepare(state, &agent)?;
-        return Ok(Stage::Native { agent, arguments });
-    }
-    let (l1, fresh) = options
-        .place
-        .start(workspace, state, options.keep)
-        .context("the lab cannot be had on this machine")?;
-    // One that was up before stays up after.
-    let owned = fresh.then(|| L1::running(state).map(Owned::new)).flatten();
-    Ok(Stage::Lab { l1, owned })
-}
-
-fn one(
-    options: &DemoOptions,
-    place: &mut Stage,
-    state: &StateDir,
-    name: &str,
-    throughput: bool,
-) -> Result<Run> {
-    let mut arguments = vec!["demo".to_owned(), "--vmm".to_owned(), name.to_owned()];
-    arguments.extend(["--primary".to_owned(), options.primary_kind.clone()]);
-    if throughput {
-        arguments.push("--throughput".to_owned());
-    }
-    if options.console {
-        arguments.push("--console".to_owned());
-    }
-    let mut output = Vec::new();
-    let code = match place {
-        Stage::Lab { l1, .. } => {
-            let mut channel = l1.channel()?;
-            stage(&mut channel, state)?;
-            let mut argv = vec!["/run/lab/stage/lab-agent".to_owned()];
-            argv.append(&mut arguments);
-            channel.run(
-                &Open {
-                    argv,
-                    env: environment(),
-                    tty: None,
-                },
-                |bytes| output.write_all(bytes),
-                |bytes| io::stderr().write_all(bytes),
-            )?
-        }
-        Stage::Native {
-            agent,
-            arguments: native,
-        } => {
-            arguments.extend(native.iter().cloned());
-            arguments.extend([
-                "--share".to_owned(),
-                state.share().to_string_lossy().into_owned(),
-            ]);
-            let done = std::process::Command::new(agent)
-                .args(&arguments)
-                .stderr(std::process::Stdio::inherit())
-                .output()
-                .context("cannot run lab-agent")?;
-            output = done.stdout;
-            done.status.code().unwrap_or(1)
-        }
-    };
-    if code != 0 {
-        bail!("see above (logs: {})", state.out().join(name).display());
-    }
-    let text = String::from_utf8_lossy(&output);
-    let line = text
-        .lines()
-        .rev()
-        .find(|line| line.starts_with('{'))
-        .context("the run left no report")?;
-    serde_json::from_str(line).context("the run's report is damaged")
 }
 
 fn show(columns: &[(&str, Run)]) {

@@ -48,6 +48,8 @@ pub(crate) enum LabCommand {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         argv: Vec<String>,
     },
+    /// The whole measurement beside QEMU: docs/measurements.md and its raw data. Goes on where it was left.
+    Measure(crate::measure::MeasureOptions),
     /// A shell in the lab host.
     Shell(LabPlace),
     /// Stop the lab host.
@@ -103,6 +105,7 @@ impl LabPlace {
 pub(crate) fn run(command: LabCommand) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match command {
+        LabCommand::Measure(options) => crate::measure::run(&options),
         LabCommand::Up(place) => {
             let state = place.state(&workspace)?;
             let (_, fresh) = place.start(&workspace, &state, true)?;

@@ -5,8 +5,10 @@ mod demo;
 mod differential;
 mod fuzz;
 mod lab_commands;
+mod measure;
 mod native;
 mod page;
+mod stage;
 mod test;
 
 use std::process::ExitCode;

@@ -52,14 +52,7 @@ pub(crate) fn write(report: &Path, whole: &Map<String, Value>, notes: Vec<String
         let found = value.pointer(place).and_then(Value::as_str);
         found.unwrap_or("unknown").to_owned()
     };
-    let mut all_notes = vec![
-        "Each picture is one run, the one whose longest gap is in the middle; figures are the medians of all runs. \
-         Time 0 is when migrate was sent."
-            .to_owned(),
-        "The lab is emulated: everything takes several times as long as on hardware, for both. What counts is one \
-         beside the other."
-            .to_owned(),
-    ];
+    let mut all_notes = self::notes();
     all_notes.extend(notes);
     let subtitle = format!(
         "Guest kernel {}, primary {} on the host and {} in the guest, a client pings every {} ms",
@@ -69,6 +62,18 @@ pub(crate) fn write(report: &Path, whole: &Map<String, Value>, notes: Vec<String
         columns.first().map_or(0, |(_, run)| run.ping.interval_ms)
     );
     finish(report, &page::document(&columns, &subtitle, all_notes)).map(drop)
+}
+
+/// What a reader of any such page has to know.
+pub(crate) fn notes() -> Vec<String> {
+    vec![
+        "Each picture is one run, the one whose longest gap is in the middle; figures are the medians of all runs. \
+         Time 0 is when migrate was sent."
+            .to_owned(),
+        "The lab is emulated: everything takes several times as long as on hardware, for both. What counts is one \
+         beside the other."
+            .to_owned(),
+    ]
 }
 
 fn finish(report: &Path, document: &report::Document) -> Result<ExitCode> {

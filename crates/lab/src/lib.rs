@@ -17,6 +17,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod l1;
 pub mod launch;
+pub mod measurement;
 pub mod modules;
 pub mod native;
 pub mod overhead;

@@ -67,19 +67,14 @@ pub fn document(columns: &[(&str, &Run)], subtitle: &str, notes: Vec<String>) ->
 }
 
 fn title(columns: &[(&str, &Run)]) -> String {
-    let gap = |run: &Run| format!("{:.0} ms", run.ping.longest_gap_ms);
-    match columns {
-        [(name, run)] => format!(
-            "A guest moves with its passed-through NIC: {name}, longest gap {}",
-            gap(run)
-        ),
-        [(name, run), (peer, other)] => format!(
-            "A guest moves with its passed-through NIC: longest gap {} with {name}, {} with {peer}",
-            gap(run),
-            gap(other)
-        ),
-        _ => "A guest moves with its passed-through NIC".to_owned(),
-    }
+    let gaps: Vec<String> = columns
+        .iter()
+        .map(|(name, run)| format!("{:.0} ms with {name}", run.ping.longest_gap_ms))
+        .collect();
+    format!(
+        "A guest moves with its passed-through NIC: longest gap {}",
+        gaps.join(", ")
+    )
 }
 
 /// One run. All in it was observed: the states by QMP's events, the path by what the guest's own kernel said, the pings

@@ -82,24 +82,8 @@ impl Qmp {
         Ok(qmp)
     }
 
-    fn wait<T>(&self, limit: Duration, mut look: impl FnMut(&mut Inbox) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + limit;
-        let mut inbox = lock(&self.inbox);
-        loop {
-            if let Some(found) = look(&mut inbox) {
-                return Some(found);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || inbox.closed {
-                return None;
-            }
-            inbox = self
-                .inbox
-                .1
-                .wait_timeout(inbox, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+    fn wait<T>(&self, limit: Duration, look: impl FnMut(&mut Inbox) -> Option<T>) -> Option<T> {
+        wait(&self.inbox, limit, look)
     }
 
     /// Runs a command; returns what it returned, or its error as one.
@@ -148,18 +132,56 @@ impl Qmp {
 
     /// As [`Qmp::wait_event`], for the first of several.
     pub fn wait_any(&self, from: usize, labels: &[&str], limit: Duration) -> Option<Event> {
-        self.wait(limit, |inbox| {
+        self.watcher().wait_any(from, labels, limit)
+    }
+
+    /// A look at the events for another thread.
+    pub fn watcher(&self) -> Watcher {
+        Watcher(Arc::clone(&self.inbox))
+    }
+
+    /// Whether the other end has hung up.
+    pub fn closed(&self) -> bool {
+        lock(&self.inbox).closed
+    }
+}
+
+fn wait<T>(
+    shared: &(Mutex<Inbox>, Condvar),
+    limit: Duration,
+    mut look: impl FnMut(&mut Inbox) -> Option<T>,
+) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    let mut inbox = lock(shared);
+    loop {
+        if let Some(found) = look(&mut inbox) {
+            return Some(found);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || inbox.closed {
+            return None;
+        }
+        inbox = shared
+            .1
+            .wait_timeout(inbox, left)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+    }
+}
+
+/// The events of a monitor, for a thread that has no part in its commands.
+pub struct Watcher(Arc<(Mutex<Inbox>, Condvar)>);
+
+impl Watcher {
+    /// As [`Qmp::wait_any`].
+    pub fn wait_any(&self, from: usize, labels: &[&str], limit: Duration) -> Option<Event> {
+        wait(&self.0, limit, |inbox| {
             let later = inbox.events.get(from..).unwrap_or_default();
             later
                 .iter()
                 .find(|event| labels.contains(&event.label().as_str()))
                 .cloned()
         })
-    }
-
-    /// Whether the other end has hung up.
-    pub fn closed(&self) -> bool {
-        lock(&self.inbox).closed
     }
 }
 

@@ -87,7 +87,10 @@ pub struct Run {
     /// How memory travelled.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub progress: Vec<Progress>,
-    /// When the guest had its primary enslaved and carrying, in milliseconds since `migrate` was sent.
+    /// The longest time without an answer on each pair beyond the first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub other_gaps_ms: Vec<f64>,
+    /// When the guest had all its primaries enslaved and carrying, in milliseconds since `migrate` was sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub primary_back_ms: Option<f64>,
     /// The guest's driver of the primary, on the target.
@@ -186,7 +189,8 @@ pub const FIGURES: &[Figure] = &[
     },
 ];
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The value in the middle; of two in the middle, halfway between them. 0 if there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match (
@@ -337,6 +341,7 @@ mod tests {
             vmm_overhead_mib: 1.0,
             events: Vec::new(),
             progress: Vec::new(),
+            other_gaps_ms: Vec::new(),
             primary_back_ms: None,
             guest_driver: String::new(),
             guest_kernel: String::new(),

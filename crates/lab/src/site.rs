@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::packages;
-use crate::topology::{CABLES, GUEST_MAC, GUEST_MAC2};
+use crate::topology::{CABLES, GUEST_MAC};
 
 /// Which NIC is the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -56,10 +56,26 @@ pub struct Site {
     pub switch: Option<(String, String)>,
 }
 
+/// How many pairs a guest may have: the functions that Linux's igb makes of one NIC, at most.
+pub const MAX_PAIRS: usize = 7;
+/// How many there are unless more are asked for.
+const PAIRS: usize = 2;
+
 /// The guest's MAC addresses, one a pair.
-pub const MACS: [&str; 2] = [GUEST_MAC, GUEST_MAC2];
-/// The guest's addresses, one a pair; the client is .1 in each network.
-pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 2), Ipv4Addr::new(10, 9, 1, 2)];
+pub const MACS: [&str; MAX_PAIRS] = [
+    GUEST_MAC,
+    "52:54:00:6f:55:cd",
+    "52:54:00:6f:55:ce",
+    "52:54:00:6f:55:cf",
+    "52:54:00:6f:55:d0",
+    "52:54:00:6f:55:d1",
+    "52:54:00:6f:55:d2",
+];
+
+/// The guest's address on a pair; the client is .1 in each network.
+pub fn guest_address(pair: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 9, u8::try_from(pair).unwrap_or(u8::MAX), 2)
+}
 
 const PCI: &str = "/sys/bus/pci/devices";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -167,6 +183,40 @@ pub fn bind_vfio(address: &str) -> Result<()> {
     }
 }
 
+fn tap_name(letter: &str, pair: usize) -> String {
+    format!("tap{letter}{pair}")
+}
+
+fn tap_lines(tap: &str, bridge: &str) -> [String; 2] {
+    [
+        format!("tuntap add dev {tap} mode tap"),
+        format!("link set {tap} master {bridge} up"),
+    ]
+}
+
+/// Makes virtual functions with the guest's addresses, bound to vfio-pci; returns their PCI addresses.
+fn make_functions(
+    device: &Path,
+    netns: Option<&str>,
+    uplink: &str,
+    count: usize,
+) -> Result<Vec<String>> {
+    fs::write(device.join("sriov_numvfs"), count.to_string()).context("create the VFs")?;
+    let mut functions = Vec::new();
+    for (number, mac) in MACS.iter().enumerate().take(count) {
+        let link = device.join(format!("virtfn{number}"));
+        let function = wait_for("a VF", || {
+            fs::read_link(&link).ok().map(|path| name_of(&path))
+        })?;
+        // Before any driver of a guest's probes it: the guest pairs by this address.
+        let line = format!("link set {uplink} vf {number} mac {mac}");
+        ip_batch(netns, &[line])?;
+        bind_vfio(&function)?;
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
 impl Site {
     /// The site of this L1: built if it is not there yet.
     pub fn ensure(record: &Path) -> Result<Self> {
@@ -200,16 +250,9 @@ impl Site {
             "netns", "sw",
         ])?;
         ip(&["-n", "sw", "link", "set", "client", "master", "sw0", "up"])?;
-        ip_batch(
-            Some("client"),
-            &[
-                "link set lo up",
-                "link set eth0 up",
-                "addr add 10.9.0.1/24 dev eth0",
-                "addr add 10.9.1.1/24 dev eth0",
-            ]
-            .map(str::to_owned),
-        )?;
+        let mut client = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+        client.extend((0..MAX_PAIRS).map(|pair| format!("addr add 10.9.{pair}.1/24 dev eth0")));
+        ip_batch(Some("client"), &client)?;
         let hosts = [Self::host(0)?, Self::host(1)?];
         ip(&[
             "link", "add", "mig", "netns", "hA", "type", "veth", "peer", "name", "mig", "netns",
@@ -239,32 +282,10 @@ impl Site {
         let found = netdev_of(&uplink_device).context("the uplink has no driver")?;
         let uplink = format!("pf{letter}");
         ip(&["link", "set", &found, "name", &uplink, "up"])?;
-        fs::write(uplink_device.join("sriov_numvfs"), MACS.len().to_string())
-            .context("create the VFs")?;
-        let mut functions = Vec::new();
-        for (number, mac) in MACS.iter().enumerate() {
-            let link = uplink_device.join(format!("virtfn{number}"));
-            let function = wait_for("a VF", || {
-                fs::read_link(&link).ok().map(|path| name_of(&path))
-            })?;
-            // Before any driver of a guest's probes it: the guest pairs by this address.
-            ip(&[
-                "link",
-                "set",
-                &uplink,
-                "vf",
-                &number.to_string(),
-                "mac",
-                mac,
-            ])?;
-            bind_vfio(&function)?;
-            functions.push(function);
-        }
+        let functions = make_functions(&uplink_device, None, &uplink, PAIRS)?;
         ip(&["link", "set", &uplink, "netns", &netns])?;
         let bridge = format!("br{letter}");
-        let taps: Vec<String> = (0..MACS.len())
-            .map(|number| format!("tap{letter}{number}"))
-            .collect();
+        let taps: Vec<String> = (0..PAIRS).map(|pair| tap_name(letter, pair)).collect();
         let mut lines = vec![
             "link set lo up".to_owned(),
             format!("link add {bridge} type bridge"),
@@ -272,8 +293,7 @@ impl Site {
             format!("link set {uplink} master {bridge} up"),
         ];
         for tap in &taps {
-            lines.push(format!("tuntap add dev {tap} mode tap"));
-            lines.push(format!("link set {tap} master {bridge} up"));
+            lines.extend(tap_lines(tap, &bridge));
         }
         ip_batch(Some(&netns), &lines)?;
         let e1000e = behind_port(extra.nic_slot)?;
@@ -289,6 +309,38 @@ impl Site {
             e1000e_port: extra.port.to_owned(),
             address: Ipv4Addr::new(10, 1, 0, u8::try_from(index + 1)?),
         })
+    }
+
+    /// Has `count` functions and taps on both hosts, and notes it in `record`. No VMM may run.
+    pub fn set_pairs(&mut self, record: &Path, count: usize) -> Result<()> {
+        if count > MAX_PAIRS {
+            bail!(
+                "a guest has {MAX_PAIRS} pairs at most here: so many functions igb makes of a NIC"
+            );
+        }
+        for (index, cable) in CABLES.iter().take(self.hosts.len()).enumerate() {
+            let letter = if index == 0 { "A" } else { "B" };
+            let Some(host) = self.hosts.get_mut(index) else {
+                bail!("there are two hosts only");
+            };
+            let device = PathBuf::from(PCI).join(behind_port(cable.nic_slot)?);
+            fs::write(device.join("sriov_numvfs"), "0").context("remove the VFs")?;
+            host.functions = make_functions(&device, host.netns.as_deref(), &host.uplink, count)?;
+            host.function_numbers = (0..).take(count).collect();
+            let missing: Vec<String> = (host.taps.len()..count)
+                .map(|pair| tap_name(letter, pair))
+                .collect();
+            let lines: Vec<String> = missing
+                .iter()
+                .flat_map(|tap| tap_lines(tap, &host.bridge))
+                .collect();
+            if !lines.is_empty() {
+                ip_batch(host.netns.as_deref(), &lines)?;
+            }
+            host.taps.extend(missing);
+        }
+        fs::write(record, serde_json::to_vec(self)?)?;
+        Ok(())
     }
 
     /// Undoes what a guest or a VMM may have left: learnt addresses, moved settings, lost bindings.
@@ -337,6 +389,25 @@ impl Site {
         }
         if let Some(client) = &self.client {
             ip(&["-n", client, "neigh", "flush", "all"])?;
+        }
+        Ok(())
+    }
+
+    /// What an operator can prepare for a VMM that does not steer: neither bridge learns an address behind its uplink,
+    /// and the target's NIC does not claim the guest's until its VF is about to be used.
+    pub fn prepare_by_hand(&self) -> Result<()> {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let mut lines = vec![format!(
+                "link set {} type bridge_slave learning off",
+                host.uplink
+            )];
+            if index == 1 {
+                lines.extend(host.function_numbers.iter().map(|number| {
+                    format!("link set {} vf {number} mac 00:00:00:00:00:00", host.uplink)
+                }));
+            }
+            lines.push(format!("link set {} type bridge fdb_flush", host.bridge));
+            ip_batch(host.netns.as_deref(), &lines)?;
         }
         Ok(())
     }

@@ -29,8 +29,6 @@ pub struct Cable {
 
 /// The address of a guest's first pair: the seed document's.
 pub const GUEST_MAC: &str = "52:54:00:6f:55:cc";
-/// The address of a guest's second pair.
-pub const GUEST_MAC2: &str = "52:54:00:6f:55:cd";
 
 /// The four cables: the two hosts' uplinks, then the two hosts' e1000e.
 pub const CABLES: [Cable; 4] = [

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use lab::native::NativeOptions;
 use lab::progress::say;
+use lab::scenario::demo::DemoOptions;
 use lab::scenario::{self, Bench};
 use lab::site::{PrimaryKind, Site};
 use lab::vm::Vmm;
@@ -47,9 +48,8 @@ enum Role {
     Demo {
         #[command(flatten)]
         place: Place,
-        /// Measure the standby's throughput, too.
-        #[arg(long)]
-        throughput: bool,
+        #[command(flatten)]
+        options: DemoOptions,
     },
 }
 
@@ -97,7 +97,7 @@ impl Place {
         }
         let (site, native) = match lab::native::site(&self.native)? {
             Some((site, guard)) => (site, Some(guard)),
-            None => (Site::ensure(&lab.join("site.json"))?, None),
+            None => (Site::ensure(&site_record())?, None),
         };
         let runs = match &native {
             Some(_) => PathBuf::from(format!("/run/lab-{}", std::process::id())),
@@ -115,6 +115,7 @@ impl Place {
             runs,
             show_console: self.console,
             primary: self.primary,
+            memory_mib: 256,
             native,
         })
     }
@@ -125,6 +126,11 @@ impl Place {
             None => Path::new(lab::host::init::LAB).join("out"),
         }
     }
+}
+
+/// Where it is noted what the two hosts have.
+fn site_record() -> PathBuf {
+    Path::new(lab::host::init::LAB).join("site.json")
 }
 
 fn main() -> ExitCode {
@@ -146,9 +152,21 @@ fn act(role: Role) -> Result<ExitCode> {
         Role::Exec(launch) => launch.exec()?,
         Role::Scenarios { place, names } => return scenarios(&place, &names),
         Role::Guest { place, no_primary } => guest(&place, no_primary)?,
-        Role::Demo { place, throughput } => {
-            let bench = place.bench()?;
-            let result = scenario::demo::run(&bench, throughput);
+        Role::Demo { place, options } => {
+            let mut bench = place.bench()?;
+            bench.memory_mib = options.memory;
+            // No more than are needed: a NIC with all its functions in use gives each fewer queues.
+            let wanted = options.pairs.max(2);
+            let there = bench.site.hosts.iter().all(|h| h.functions.len() == wanted);
+            if bench.native.is_some() {
+                anyhow::ensure!(
+                    options.pairs == 1,
+                    "on this machine itself one pair is measured"
+                );
+            } else if !there {
+                bench.site.set_pairs(&site_record(), wanted)?;
+            }
+            let result = scenario::demo::run(&bench, &options);
             scenario::keep_logs(
                 &bench.runs,
                 &place.logs().join(&bench.vmm.name).join("demo"),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::operator::Operator;
 use super::{Bench, address, mac, measure, migrate};
 use crate::clock::now_us;
 use crate::guest::links;
@@ -22,13 +23,36 @@ const PING_INTERVAL_MS: u64 = 10;
 /// How long the client pings before the migration, and after all is over.
 const CALM: Duration = Duration::from_secs(3);
 
+/// How often the pairs beyond the first are pinged.
+const OTHER_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What is done besides the main job.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoOptions {
+    /// Measure the standby's throughput, too.
+    #[arg(long)]
+    pub throughput: bool,
+    /// An operator steers the hosts' network by hand, at the events of the migration.
+    #[arg(long)]
+    pub by_hand: bool,
+    /// The guest's pairs.
+    #[arg(long, default_value_t = 1)]
+    pub pairs: usize,
+    /// The guest's memory in MiB.
+    #[arg(long, default_value_t = 256)]
+    pub memory: u32,
+    /// How much of it the guest has written to, in MiB: what it never wrote hardly has to travel.
+    #[arg(long, default_value_t = 0)]
+    pub fill: u32,
+}
+
 /// Does the main job once. What it finds wrong with the guest is in the run's `faults`; an error
 /// is returned where there is nothing to report on.
-pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
+pub fn run(bench: &Bench, options: &DemoOptions) -> Result<Run> {
     bench.site.reset(bench.primary)?;
     let name = bench.vmm.name.as_str();
     say(format!("{name}: booting the guest on host A"));
-    let mut source = bench.start(bench.config("source", 0)?)?;
+    let mut source = bench.start(bench.config_pairs("source", 0, options.pairs)?)?;
     let init_us = source.wait_console("GUEST-INIT", super::BOOT_LIMIT)?;
     let boot_to_init_ms = millis(init_us - source.started_us()?);
     source.wait_console("GUEST-READY", super::BOOT_LIMIT)?;
@@ -38,22 +62,29 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
     say(format!(
         "{name}: guest is up on its primary ({boot_to_init_ms:.0} ms to init, kernel {kernel})"
     ));
+    fill(&source, options.fill)?;
     let vmm_overhead_mib = overhead::resident_mib(source.pid(), source.config.memory_mib)?;
 
-    let mut config = bench.config("target", 1)?;
+    let mut config = bench.config_pairs("target", 1, options.pairs)?;
     config.incoming = Some(bench.uri(1)?);
     let mut target = bench.start(config)?;
     migrate::announce_states(&source, Some(&target))?;
 
     let connection = Connection::open(bench.site.client.as_deref(), address(0))?;
-    let ping = Ping::start(
-        bench.site.client.as_deref(),
-        address(0),
-        Duration::from_millis(PING_INTERVAL_MS),
-    )?;
+    let client = bench.site.client.as_deref();
+    let ping = Ping::start(client, address(0), Duration::from_millis(PING_INTERVAL_MS))?;
+    let others = (1..options.pairs)
+        .map(|pair| Ping::start(client, address(pair), OTHER_INTERVAL))
+        .collect::<Result<Vec<_>>>()?;
+    if options.by_hand {
+        bench.site.prepare_by_hand()?;
+    }
     thread::sleep(CALM);
     say(format!("{name}: migrating"));
     let (from, onto) = (source.qmp.events().len(), target.qmp.events().len());
+    let operator = options
+        .by_hand
+        .then(|| Operator::at_work(bench, options.pairs, &source, &target));
     let begun_us = now_us();
     source
         .qmp
@@ -74,16 +105,24 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
         say(format!(
             "{name}: resumed on host B, waiting for its primary"
         ));
-        let guest_mac = mac(0);
+        let macs: Vec<String> = (0..options.pairs).map(mac).collect();
         let back = target.agent.wait(begun_us, super::PRIMARY_LIMIT, |reply| {
-            links::primary(&reply.links, &guest_mac).is_some_and(|(_, link)| link.carrying)
+            macs.iter()
+                .all(|mac| links::primary(&reply.links, mac).is_some_and(|(_, link)| link.carrying))
         });
         back_us = back.map(|(time, _)| time);
     }
     thread::sleep(CALM);
+    let other_gaps_ms = others
+        .into_iter()
+        .map(|ping| ping.finish().longest_gap_ms)
+        .collect();
     let seen = ping.finish();
     let survived = connection.finish(Duration::from_secs(20));
 
+    if let Some(Err(error)) = operator.map(Operator::finish) {
+        faults.push(format!("steering by hand: {error:#}"));
+    }
     if let Err(error) = &survived {
         faults.push(format!("{error:#}"));
     }
@@ -133,6 +172,7 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
         vmm_overhead_mib,
         events: timeline(begun_us, &sources, &targets, &source, &target),
         progress,
+        other_gaps_ms,
         primary_back_ms: back_us.map(|time| millis(time - begun_us)),
         guest_driver,
         guest_kernel: kernel,
@@ -148,7 +188,7 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
     }
     drop(source);
     drop(target);
-    if throughput {
+    if options.throughput {
         return Ok(Run {
             standby_mbit_s: Some(measure::standby_throughput(bench, false)?),
             vhost_mbit_s: Some(measure::standby_throughput(bench, true)?),
@@ -156,6 +196,21 @@ pub fn run(bench: &Bench, throughput: bool) -> Result<Run> {
         });
     }
     Ok(run)
+}
+
+/// Has the guest write to `mib` MiB of its memory. In pieces: the agent's commands have a limit.
+fn fill(source: &Vm, mib: u32) -> Result<()> {
+    const PIECE_MIB: u32 = 128;
+    let mut left = mib;
+    while left > 0 {
+        let piece = left.min(PIECE_MIB);
+        say(format!("the guest writes memory, {left} MiB to go"));
+        let words =
+            format!("dd if=/dev/zero bs=1048576 count={piece} 2>/dev/null | tr '\\0' x >> /fill");
+        source.agent.shell(&words)?;
+        left -= piece;
+    }
+    Ok(())
 }
 
 fn millis(us: i64) -> f64 {

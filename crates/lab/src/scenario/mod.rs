@@ -8,6 +8,7 @@ pub mod hotplug;
 pub mod measure;
 pub mod memory;
 pub mod migrate;
+mod operator;
 pub mod pairs;
 pub mod vhost;
 
@@ -21,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest::agent::Reply;
 use crate::guest::links;
 use crate::progress::say;
-use crate::site::{ADDRESSES, MACS, PrimaryKind, Site};
+use crate::site::{MACS, PrimaryKind, Site, guest_address};
 use crate::traffic::ping;
 use crate::vm::{Config, Pair, Vm, Vmm};
 
@@ -48,6 +49,8 @@ pub struct Bench {
     pub show_console: bool,
     /// The NIC that is the primary.
     pub primary: PrimaryKind,
+    /// The guest's memory in MiB.
+    pub memory_mib: u32,
     /// What undoes the use of this machine itself, where that is the site.
     pub native: Option<crate::native::Guard>,
     /// Held as long as the site is in use.
@@ -73,7 +76,7 @@ impl Bench {
         Ok(Config {
             name: name.to_owned(),
             netns: place.netns.clone(),
-            memory_mib: 256,
+            memory_mib: self.memory_mib,
             kernel: self.kernel.clone(),
             initrd: self.images.join("guest.img"),
             append: Vec::new(),
@@ -93,28 +96,24 @@ impl Bench {
         })
     }
 
-    /// The same, with a second pair.
-    pub fn config_two_pairs(&self, name: &str, host: usize) -> Result<Config> {
+    /// The same, with `count` pairs.
+    pub fn config_pairs(&self, name: &str, host: usize, count: usize) -> Result<Config> {
         let mut config = self.config(name, host)?;
         let place = self.host(host)?;
-        config.pairs.push(Pair {
-            mac: mac(1),
-            address: address(1).to_string(),
-            tap: place
-                .taps
-                .get(1)
-                .cloned()
-                .context("the host has one tap only")?,
-            primary: Some(
-                place
-                    .functions
-                    .get(1)
-                    .cloned()
-                    .context("the host has one VF only")?,
-            ),
-            failover: true,
-            vhost: false,
-        });
+        for index in 1..count {
+            let (Some(tap), Some(function)) = (place.taps.get(index), place.functions.get(index))
+            else {
+                bail!("the host has taps and VFs for {index} pairs only");
+            };
+            config.pairs.push(Pair {
+                mac: mac(index),
+                address: address(index).to_string(),
+                tap: tap.clone(),
+                primary: Some(function.clone()),
+                failover: true,
+                vhost: false,
+            });
+        }
         Ok(config)
     }
 
@@ -224,10 +223,7 @@ pub fn mac(index: usize) -> String {
 
 /// The IPv4 address of a guest's pair.
 pub fn address(index: usize) -> Ipv4Addr {
-    ADDRESSES
-        .get(index)
-        .copied()
-        .unwrap_or(Ipv4Addr::UNSPECIFIED)
+    guest_address(index)
 }
 
 /// A scenario as a test: it fails with a reason or it passes.

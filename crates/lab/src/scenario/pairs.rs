@@ -72,8 +72,8 @@ pub fn pair_e1000e(bench: &Bench) -> Result<()> {
 
 /// A guest with two pairs moves, and has both primaries there.
 pub fn two_pairs(bench: &Bench) -> Result<()> {
-    let mut source = bench.boot_with_primary(bench.config_two_pairs("source", 0)?)?;
-    let mut target = bench.config_two_pairs("target", 1)?;
+    let mut source = bench.boot_with_primary(bench.config_pairs("source", 0, 2)?)?;
+    let mut target = bench.config_pairs("target", 1, 2)?;
     target.incoming = Some(bench.uri(1)?);
     let mut target = bench.start(target)?;
     let from = source.qmp.events().len();

@@ -1,0 +1,142 @@
+//! Where measured runs are done: in the lab, or on this machine itself.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use lab::cleanup::Owned;
+use lab::l1::{self, L1};
+use lab::progress::say;
+use lab::report::Run;
+use lab::state::StateDir;
+use lab::wire::Open;
+
+use crate::build::Workspace;
+use crate::lab_commands::{self, LabPlace, environment};
+
+/// Where and how runs are done.
+pub(crate) enum Stage {
+    Lab {
+        l1: L1,
+        owned: Option<Owned>,
+    },
+    Native {
+        agent: PathBuf,
+        arguments: Vec<String>,
+    },
+}
+
+impl Stage {
+    /// The lab of this place, started if it is not up; one that was up before stays up after.
+    pub(crate) fn lab(
+        place: &LabPlace,
+        workspace: &Workspace,
+        state: &StateDir,
+        keep: bool,
+    ) -> Result<Self> {
+        let (l1, fresh) = place
+            .start(workspace, state, keep)
+            .context("the lab cannot be had on this machine")?;
+        let owned = fresh.then(|| L1::running(state).map(Owned::new)).flatten();
+        Ok(Self::Lab { l1, owned })
+    }
+
+    /// This machine, with the agent's arguments for it.
+    pub(crate) fn native(
+        workspace: &Workspace,
+        state: &StateDir,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
+        say("building lab-agent");
+        let agent = workspace.agent()?;
+        l1::prepare(state, &agent)?;
+        Ok(Self::Native { agent, arguments })
+    }
+
+    /// The process whose work is the measurement's own.
+    pub(crate) fn emulator(&self) -> Option<u32> {
+        match self {
+            Self::Lab { l1, .. } => Some(l1.pid()),
+            Self::Native { .. } => None,
+        }
+    }
+
+    /// Does the main job once with this VMM.
+    pub(crate) fn run(
+        &mut self,
+        state: &StateDir,
+        name: &str,
+        mut arguments: Vec<String>,
+    ) -> Result<Run> {
+        let words = ["demo", "--vmm", name].map(str::to_owned);
+        arguments.splice(0..0, words);
+        let mut output = Vec::new();
+        let code = match self {
+            Self::Lab { l1, .. } => {
+                let mut channel = l1.channel()?;
+                lab_commands::stage(&mut channel, state)?;
+                arguments.insert(0, "/run/lab/stage/lab-agent".to_owned());
+                channel.run(
+                    &Open {
+                        argv: arguments,
+                        env: environment(),
+                        tty: None,
+                    },
+                    |bytes| output.write_all(bytes),
+                    |bytes| io::stderr().write_all(bytes),
+                )?
+            }
+            Self::Native {
+                agent,
+                arguments: native,
+            } => {
+                arguments.extend(native.iter().cloned());
+                arguments.extend([
+                    "--share".to_owned(),
+                    state.share().to_string_lossy().into_owned(),
+                ]);
+                let done = Command::new(agent)
+                    .args(&arguments)
+                    .stderr(Stdio::inherit())
+                    .output()
+                    .context("cannot run lab-agent")?;
+                output = done.stdout;
+                done.status.code().unwrap_or(1)
+            }
+        };
+        if code != 0 {
+            bail!("see above (logs: {})", state.out().join(name).display());
+        }
+        let text = String::from_utf8_lossy(&output);
+        let line = text
+            .lines()
+            .rev()
+            .find(|line| line.starts_with('{'))
+            .context("the run left no report")?;
+        serde_json::from_str(line).context("the run's report is damaged")
+    }
+
+    /// Stops the lab host, if it was started here and is not to be kept.
+    pub(crate) fn close(self, keep: bool) {
+        if let Self::Lab {
+            owned: Some(owned), ..
+        } = self
+        {
+            if keep {
+                owned.keep();
+                say("lab host: left running (cargo xtask lab down stops it)");
+            } else {
+                drop(owned);
+            }
+        }
+    }
+}
+
+/// Puts the logs of the last run away: the next one writes its own to the same place.
+pub(crate) fn keep_logs(state: &StateDir, vmm: &str, name: &str) {
+    let logs = state.out().join(vmm);
+    let _ = fs::remove_dir_all(logs.join(name));
+    let _ = fs::rename(logs.join("demo"), logs.join(name));
+}
