@@ -5,7 +5,9 @@
 
 use std::process::ExitCode;
 
-use net::steer::{Outcome, Steering};
+use net::steer::{Outcome, Steering, Wanted};
+
+const BY_HAND: &str = "by hand";
 
 fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Vec<u8> = text
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let vf = (vf != "-").then_some(vf.as_str());
-    let mut steering = match Steering::discover(tap, vf, mac) {
+    let mut steering = match Steering::discover(Wanted::pair(tap, vf, mac)) {
         Ok(steering) => steering,
         Err(e) => {
             eprintln!("steer: {e}");
@@ -35,10 +37,10 @@ fn main() -> ExitCode {
     };
     println!("{}", steering.describe());
     let report = match action.as_str() {
-        "standby" => steering.to_standby(),
+        "standby" => steering.to_standby(BY_HAND),
         "arm" => steering.arm_primary(),
-        "primary" => steering.to_primary(),
-        "away" => steering.guest_left(),
+        "primary" => steering.to_primary(BY_HAND),
+        "away" => steering.guest_left(BY_HAND),
         _ => {
             println!("{:#?}", steering.surroundings());
             return ExitCode::SUCCESS;

@@ -2,6 +2,7 @@
 //! switch.
 
 pub mod announce;
+mod child;
 pub mod dgram;
 pub mod hub;
 mod netdev;

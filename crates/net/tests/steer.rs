@@ -10,12 +10,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use net::announce::rarp;
-use net::steer::{Outcome, Report, Steering};
+use net::steer::{Outcome, Report, Steering, Wanted};
 use net::tap::{Script, Tap, TapConfig, VNET_HEADER_BYTES};
 use netns::{eventually, in_namespace, sh};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
 const MAC_TEXT: &str = "52:54:00:6f:55:cc";
+const WHY: &str = "a test";
 const VF: &str = "0000:01:10.0";
 
 /// A host: bridge br0 with the tap tap0 and the PF pf0, whose other end is wire0.
@@ -159,8 +160,8 @@ fn a_stale_entry_black_holes_the_guest_until_it_is_steered_to_its_standby() {
             (frame == marker).then_some(())
         });
 
-        let mut steering = Steering::discover("tap0", None, MAC).unwrap();
-        let report = steering.to_standby();
+        let mut steering = Steering::discover(Wanted::pair("tap0", None, MAC)).unwrap();
+        let report = steering.to_standby(WHY);
 
         let step = format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic sticky: done");
         assert_eq!(texts(&report), [step]);
@@ -172,11 +173,11 @@ fn a_stale_entry_black_holes_the_guest_until_it_is_steered_to_its_standby() {
         assert_eq!(port_of_guest().as_deref(), Some("tap0"));
 
         // Twice does no harm; back and away leave nothing.
-        assert!(steering.to_standby().is_clean());
-        assert!(steering.to_primary().is_clean());
+        assert!(steering.to_standby(WHY).is_clean());
+        assert!(steering.to_primary(WHY).is_clean());
         assert_eq!(port_of_guest(), None);
-        assert!(steering.guest_left().is_clean());
-        assert!(steering.restore().is_clean());
+        assert!(steering.guest_left(WHY).is_clean());
+        assert!(steering.restore(WHY).is_clean());
     });
 }
 
@@ -187,7 +188,8 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
         let dir = tempfile::tempdir().unwrap();
         sysfs(dir.path(), "pf0");
 
-        let mut steering = Steering::discover_in(dir.path(), "tap0", Some(VF), MAC).unwrap();
+        let mut steering =
+            Steering::discover_in(dir.path(), Wanted::pair("tap0", Some(VF), MAC)).unwrap();
 
         let around = steering.surroundings();
         let vf = around.vf.as_ref().unwrap();
@@ -196,9 +198,12 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
             ("pf0", 3, None)
         );
         assert_eq!(around.uplink.as_ref().unwrap().name, "pf0");
-        assert_eq!(steering.describe(), "bridge port tap0; VF 3 of pf0");
+        assert_eq!(
+            steering.describe(),
+            "bridge port tap0 of br0; VF 3 of pf0; uplink pf0"
+        );
 
-        let report = steering.to_standby();
+        let report = steering.to_standby(WHY);
         assert_eq!(
             texts(&report),
             [
@@ -211,12 +216,12 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
         let own = || sh("bridge fdb show dev pf0").contains(&format!("{MAC_TEXT} self permanent"));
         assert!(own());
 
-        let back = steering.to_primary();
+        let back = steering.to_primary(WHY);
         assert_eq!(back.failures().count(), 1);
         assert!(!own());
         assert_eq!(port_of_guest().as_deref(), Some("pf0"));
 
-        steering.restore();
+        steering.restore(WHY);
         assert_eq!(port_of_guest(), None);
         assert!(!sh("bridge fdb show").contains(MAC_TEXT));
     });
@@ -229,7 +234,8 @@ fn an_entry_that_cannot_be_moved_is_at_least_forgotten() {
         let tap = host();
         let dir = tempfile::tempdir().unwrap();
         sysfs(dir.path(), "pf0");
-        let mut steering = Steering::discover_in(dir.path(), "tap0", Some(VF), MAC).unwrap();
+        let mut steering =
+            Steering::discover_in(dir.path(), Wanted::pair("tap0", Some(VF), MAC)).unwrap();
         send_on_wire(&rarp(MAC, None));
         eventually("the bridge learns", || {
             port_of_guest().filter(|p| p == "pf0")
@@ -240,7 +246,7 @@ fn an_entry_that_cannot_be_moved_is_at_least_forgotten() {
             ports.contains("state disabled").then_some(())
         });
 
-        let report = steering.to_standby();
+        let report = steering.to_standby(WHY);
 
         assert_eq!(
             texts(&report)[..2],
@@ -259,7 +265,8 @@ fn what_is_not_there_is_a_reason_and_no_error() {
         sh("ip tuntap add dev tap0 mode tap");
         let dir = tempfile::tempdir().unwrap();
         sysfs(dir.path(), "elsewhere");
-        let discover = |tap, vf| Steering::discover_in(dir.path(), tap, vf, MAC).unwrap();
+        let discover =
+            |tap, vf| Steering::discover_in(dir.path(), Wanted::pair(tap, vf, MAC)).unwrap();
 
         let mut alone = discover("tap0", Some(VF));
         assert_eq!(
@@ -267,7 +274,7 @@ fn what_is_not_there_is_a_reason_and_no_error() {
             "no bridge ('tap0' is on no bridge); no VF (the PF 0000:01:00.0 of 0000:01:10.0 has no \
              interface in this network namespace)"
         );
-        assert!(alone.to_standby().steps.is_empty() && alone.to_primary().steps.is_empty());
+        assert!(alone.to_standby(WHY).steps.is_empty() && alone.to_primary(WHY).steps.is_empty());
         let no_tap = discover("tap9", None);
         assert!(
             no_tap

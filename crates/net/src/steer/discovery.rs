@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::route::{Kind, Link, Route};
+use super::wanted::{Choice, Wanted};
 use crate::announce::Mac;
 
 /// An interface.
@@ -29,6 +30,15 @@ impl Port {
     }
 }
 
+/// The VLAN that a PF puts a VF's frames on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VfVlan {
+    /// Its id; 0: none.
+    pub id: u16,
+    /// The priority in its tags.
+    pub qos: u32,
+}
+
 /// A VF as its PF sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vf {
@@ -38,13 +48,17 @@ pub struct Vf {
     pub number: u32,
     /// The administrative MAC address it was found with; `None` if it could not be read.
     pub mac_found: Option<Mac>,
+    /// The administrative VLAN it was found with; `None` if it could not be read.
+    pub vlan_found: Option<VfVlan>,
 }
 
 /// What was found; what was not, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// The tap, if it is a port of a Linux bridge.
+    /// The tap (or what stands for it), if it is a port of a Linux bridge.
     pub tap: Result<Port, String>,
+    /// What the tap is a port of, of whatever kind.
+    pub bridge: Option<String>,
     /// The bridge's port towards the VF: its PF, or a bond or VLAN above it.
     pub uplink: Result<Port, String>,
     /// The VF.
@@ -54,28 +68,80 @@ pub struct Surroundings {
 pub(super) fn look(
     route: &mut Route,
     sysfs: &Path,
-    tap: &str,
-    primary: Option<&str>,
+    wanted: &Wanted,
 ) -> std::io::Result<Surroundings> {
     let links = route.links()?;
-    let (tap, bridge) = match tap_port(&links, tap) {
+    let tap = match &wanted.standby_port {
+        Choice::Named(port) => Some(port),
+        Choice::Auto | Choice::Off => wanted.interface.as_ref(),
+    };
+    let bridge = tap
+        .and_then(|name| links.values().find(|link| link.name == *name))
+        .and_then(|link| links.get(&link.master?))
+        .map(|master| master.name.clone());
+    let tap = tap
+        .ok_or_else(|| "the standby is on no interface of this host".to_owned())
+        .and_then(|name| tap_port(&links, name));
+    let (tap, on) = match tap {
         Ok((port, bridge)) => (Ok(port), Some(bridge)),
         Err(why) => (Err(why), None),
     };
-    let vf = primary
-        .ok_or_else(|| "the primary has no PCI address on this host".to_owned())
-        .and_then(|address| find_vf(&links, sysfs, address))
-        .map(|mut vf| {
-            vf.mac_found = route.vf_mac(vf.pf.index, vf.number).ok().flatten();
-            vf
-        });
-    let uplink = match (&vf, bridge) {
-        (Ok(vf), Some(bridge)) => uplink(&links, vf.pf.index, bridge)
+    let vf = vf(&links, sysfs, wanted).map(|mut vf| {
+        let found = route.vf(vf.pf.index, vf.number).unwrap_or_default();
+        (vf.mac_found, vf.vlan_found) = (found.mac, found.vlan);
+        vf
+    });
+    let uplink = match (&wanted.primary_port, &vf, on) {
+        (_, _, None) => Err("the tap is on no bridge".to_owned()),
+        (Choice::Named(name), _, Some(bridge)) => match tap_port(&links, name) {
+            Ok((port, master)) if master == bridge => Ok(port),
+            Ok(_) => Err(format!("'{name}' is on another bridge than the tap")),
+            Err(why) => Err(why),
+        },
+        (_, Ok(vf), Some(bridge)) => uplink(&links, vf.pf.index, bridge)
             .ok_or_else(|| format!("'{}' leads to no port of the tap's bridge", vf.pf.name)),
-        (Err(why), _) => Err(why.clone()),
-        (_, None) => Err("the tap is on no bridge".to_owned()),
+        (_, Err(why), Some(_)) => Err(why.clone()),
     };
-    Ok(Surroundings { tap, uplink, vf })
+    Ok(Surroundings {
+        tap,
+        bridge,
+        uplink,
+        vf,
+    })
+}
+
+/// The VF, by what is found or chosen.
+fn vf(links: &BTreeMap<u32, Link>, sysfs: &Path, wanted: &Wanted) -> Result<Vf, String> {
+    let address = wanted
+        .vf_address
+        .as_deref()
+        .ok_or_else(|| "the primary has no PCI address on this host".to_owned());
+    let Choice::Named(pf) = &wanted.pf else {
+        let mut vf = address.and_then(|address| find_vf(links, sysfs, address))?;
+        vf.number = wanted.vf.unwrap_or(vf.number);
+        return Ok(vf);
+    };
+    let pf = links
+        .values()
+        .find(|link| link.name == *pf)
+        .ok_or_else(|| format!("no interface '{pf}' in this network namespace"))?;
+    let found = || {
+        let address = address.ok()?;
+        let (folder, _) = physical_function(sysfs, address)?;
+        vf_number(&folder, address)
+    };
+    let number = wanted.vf.or_else(found).ok_or_else(|| {
+        format!(
+            "which VF of '{}' the primary is was not found: give failover-vf=",
+            pf.name
+        )
+    })?;
+    Ok(Vf {
+        pf: Port::of(pf),
+        number,
+        mac_found: None,
+        vlan_found: None,
+    })
 }
 
 fn tap_port(links: &BTreeMap<u32, Link>, name: &str) -> Result<(Port, u32), String> {
@@ -83,13 +149,18 @@ fn tap_port(links: &BTreeMap<u32, Link>, name: &str) -> Result<(Port, u32), Stri
         .values()
         .find(|l| l.name == name)
         .ok_or_else(|| format!("no interface '{name}' in this network namespace"))?;
+    if tap.kind == Kind::MacVtap {
+        return Err(format!(
+            "'{name}' is a macvtap, which is on no bridge: failover-hook= can steer it"
+        ));
+    }
     let master = tap
         .master
         .and_then(|index| links.get(&index))
         .ok_or_else(|| format!("'{name}' is on no bridge"))?;
     if master.kind != Kind::Bridge {
         return Err(format!(
-            "'{name}' is on '{}', which is no Linux bridge",
+            "'{name}' is on '{}', which is no Linux bridge: failover-hook= can steer it",
             master.name
         ));
     }
@@ -126,14 +197,9 @@ fn find_vf(links: &BTreeMap<u32, Link>, sysfs: &Path, address: &str) -> Result<V
     if !is_pci_address(address) {
         return Err(format!("'{address}' is no PCI address"));
     }
-    let devices = sysfs.join("bus/pci/devices");
-    let physical = fs::canonicalize(devices.join(address).join("physfn"))
-        .map_err(|_| format!("{address} is no virtual function: nothing to steer on its NIC"))?;
-    let pf_address = physical
-        .file_name()
-        .and_then(|name| name.to_str())
-        .filter(|name| is_pci_address(name))
-        .ok_or_else(|| format!("the physical function of {address} has no PCI address"))?;
+    let (physical, pf_address) = physical_function(sysfs, address)
+        .ok_or_else(|| format!("{address} is no virtual function: nothing to steer on its NIC"))?;
+    let pf_address = pf_address.as_str();
     let number = vf_number(&physical, address)
         .ok_or_else(|| format!("{pf_address} does not list {address} as its VF"))?;
     let by_netlink = links
@@ -153,7 +219,19 @@ fn find_vf(links: &BTreeMap<u32, Link>, sysfs: &Path, address: &str) -> Result<V
         pf: Port::of(pf),
         number,
         mac_found: None,
+        vlan_found: None,
     })
+}
+
+/// The PF of the VF at `address`: its folder in sysfs and its PCI address.
+fn physical_function(sysfs: &Path, address: &str) -> Option<(PathBuf, String)> {
+    if !is_pci_address(address) {
+        return None;
+    }
+    let link = sysfs.join("bus/pci/devices").join(address).join("physfn");
+    let folder = fs::canonicalize(link).ok()?;
+    let name = folder.file_name()?.to_str()?.to_owned();
+    is_pci_address(&name).then_some((folder, name))
 }
 
 /// Which `virtfnN` of the PF is the VF.
@@ -221,7 +299,10 @@ mod tests {
         let why = |links: &BTreeMap<u32, Link>, name| tap_port(links, name).map(|(p, _)| p);
         assert_eq!(
             why(&links, "tap0"),
-            Err("'tap0' is on 'ovs-system', which is no Linux bridge".into())
+            Err(
+                "'tap0' is on 'ovs-system', which is no Linux bridge: failover-hook= can steer it"
+                    .into()
+            )
         );
         assert_eq!(why(&links, "tap1"), Err("'tap1' is on no bridge".into()));
         if let Some(master) = links.get_mut(&2) {

@@ -28,7 +28,11 @@
 //!   out.
 //! - [`Steering::to_primary`] once the driver is in.
 //! - [`Steering::guest_left`] when the guest runs elsewhere.
+//! - [`Steering::primary_deleted`] when the primary is no part of the pair any more.
 //! - [`Steering::restore`] at the end: what was found is put back.
+//!
+//! Each moment is told, with what was done at it, to the operator's hook where there is one
+//! ([`Wanted::hook`]): for a switch that is no Linux bridge.
 //!
 //! A step that fails is told and the others are done all the same: a switch that learns by itself gets
 //! there a little later.
@@ -39,206 +43,131 @@
 //! carrier, which is when the process ends.
 
 mod discovery;
+mod hook;
+mod moment;
 mod route;
+mod step;
+mod wanted;
 
-use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-pub use discovery::{Port, Surroundings, Vf};
+pub use discovery::{Port, Surroundings, Vf, VfVlan};
+use hook::{Hook, Listener};
+use moment::Last;
+pub use moment::{Moment, Trouble};
 use route::{Route, Table};
+pub use step::{Outcome, Report, Step};
+pub use wanted::{Choice, HookConfig, Wanted};
 
 use crate::announce::Mac;
 
 const NO_MAC: Mac = [0; 6];
 
-/// One change to the host's network. Its text is the command that does the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// The bridge sends frames for the guest to this port.
-    PointAt {
-        /// The guest's address.
-        mac: Mac,
-        /// Name of the port.
-        port: String,
-        /// What comes in at another port does not change that.
-        held: bool,
-    },
-    /// The bridge knows nothing of the guest at this port any more.
-    ForgetAt {
-        /// The guest's address.
-        mac: Mac,
-        /// Name of the port.
-        port: String,
-    },
-    /// The NIC hands frames for this address to the VF; all zeroes: none.
-    SetVfMac {
-        /// Name of the PF's interface.
-        pf: String,
-        /// The VF's number.
-        vf: u32,
-        /// The VF's administrative address.
-        mac: Mac,
-    },
-    /// The NIC hands frames for the guest to the host.
-    AddToPf {
-        /// The guest's address.
-        mac: Mac,
-        /// Name of the PF's interface.
-        pf: String,
-    },
-    /// The reverse of it.
-    RemoveFromPf {
-        /// The guest's address.
-        mac: Mac,
-        /// Name of the PF's interface.
-        pf: String,
-    },
-}
-
-struct MacText<'m>(&'m Mac);
-
-impl fmt::Display for MacText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::PointAt { mac, port, held } => {
-                let sticky = if *held { " sticky" } else { "" };
-                write!(
-                    f,
-                    "bridge fdb replace {} dev {port} master dynamic{sticky}",
-                    MacText(mac)
-                )
-            }
-            Step::ForgetAt { mac, port } => {
-                write!(f, "bridge fdb del {} dev {port} master", MacText(mac))
-            }
-            Step::SetVfMac { pf, vf, mac } => {
-                write!(f, "ip link set dev {pf} vf {vf} mac {}", MacText(mac))
-            }
-            Step::AddToPf { mac, pf } => {
-                write!(f, "bridge fdb add {} dev {pf} self", MacText(mac))
-            }
-            Step::RemoveFromPf { mac, pf } => {
-                write!(f, "bridge fdb del {} dev {pf} self", MacText(mac))
-            }
-        }
-    }
-}
-
-/// How a step ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Done.
-    Done,
-    /// It was so already.
-    Already,
-    /// The kernel said no.
-    Failed(io::Error),
-}
-
-/// What was done, in its order.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Each step with its end.
-    pub steps: Vec<(Step, Outcome)>,
-}
-
-impl Report {
-    /// Whether nothing failed.
-    pub fn is_clean(&self) -> bool {
-        self.failures().next().is_none()
-    }
-
-    /// The steps that failed.
-    pub fn failures(&self) -> impl Iterator<Item = (&Step, &io::Error)> {
-        self.steps
-            .iter()
-            .filter_map(|(step, outcome)| match outcome {
-                Outcome::Failed(error) => Some((step, error)),
-                _ => None,
-            })
-    }
-
-    fn note(&mut self, step: Step, result: io::Result<()>) -> bool {
-        let outcome = match result {
-            Ok(()) => Outcome::Done,
-            Err(e) if is_already(&step, &e) => Outcome::Already,
-            Err(e) => Outcome::Failed(e),
-        };
-        let good = !matches!(outcome, Outcome::Failed(_));
-        match &outcome {
-            Outcome::Failed(e) => tracing::warn!("steering: '{step}' failed: {e}"),
-            outcome => tracing::debug!("steering: '{step}': {outcome:?}"),
-        }
-        self.steps.push((step, outcome));
-        good
-    }
-}
-
-/// Deleting what is not there and adding what is there are no failures.
-fn is_already(step: &Step, error: &io::Error) -> bool {
-    match step {
-        Step::ForgetAt { .. } | Step::RemoveFromPf { .. } => {
-            matches!(error.raw_os_error(), Some(libc::ENOENT))
-        }
-        Step::AddToPf { .. } => error.raw_os_error() == Some(libc::EEXIST),
-        _ => false,
-    }
-}
-
 /// The host's switch around one pair.
-#[derive(Debug)]
 pub struct Steering {
     route: Route,
-    mac: Mac,
+    wanted: Wanted,
     around: Surroundings,
-    /// The VF's administrative address now, as far as known.
+    /// The VF's administrative address and VLAN now, as far as known.
     vf_mac: Option<Mac>,
+    vf_vlan: Option<VfVlan>,
     /// Where an entry of ours is in the bridge's table.
     pointed: Option<Port>,
     /// Whether the PF's own filter has an entry of ours.
     on_pf: bool,
+    /// The guest's VLANs, for the hook.
+    vlans: Vec<u16>,
+    hook: Option<Hook>,
+    listener: Listener,
+    last: Option<Last>,
+}
+
+impl std::fmt::Debug for Steering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Steering({})", self.describe())
+    }
 }
 
 impl Steering {
-    /// Looks around: the bridge of the tap `tap`, and the PF of the VF at PCI address `primary` (none
-    /// for a primary of another kind). What is not there is a reason in [`Steering::surroundings`] and
-    /// no error: there is then less to steer. Changes nothing.
+    /// Looks around: the bridge of the standby's interface, and the PF of the VF. What is not there is a
+    /// reason in [`Steering::surroundings`] and no error: there is then less to steer. Changes nothing.
     ///
     /// # Errors
-    /// No netlink socket can be had in this network namespace.
-    pub fn discover(tap: &str, primary: Option<&str>, mac: Mac) -> io::Result<Self> {
-        Self::discover_in(Path::new("/sys"), tap, primary, mac)
+    /// No netlink socket can be had in this network namespace, or no thread for the hook.
+    pub fn discover(wanted: Wanted) -> io::Result<Self> {
+        Self::discover_in(Path::new("/sys"), wanted)
     }
 
     /// [`Steering::discover`] where sysfs is mounted elsewhere.
     ///
     /// # Errors
     /// As there.
-    pub fn discover_in(
-        sysfs: &Path,
-        tap: &str,
-        primary: Option<&str>,
-        mac: Mac,
-    ) -> io::Result<Self> {
+    pub fn discover_in(sysfs: &Path, wanted: Wanted) -> io::Result<Self> {
         let mut route = Route::open()?;
-        let around = discovery::look(&mut route, sysfs, tap, primary)?;
-        let vf_mac = around.vf.as_ref().ok().and_then(|vf| vf.mac_found);
-        Ok(Self {
+        let around = discovery::look(&mut route, sysfs, &wanted)?;
+        let hook = wanted
+            .hook
+            .as_ref()
+            .map(|hook| Hook::start(&wanted.standby, hook.clone()))
+            .transpose()?;
+        let mut steering = Self {
             route,
-            mac,
+            wanted,
             around,
-            vf_mac,
+            vf_mac: None,
+            vf_vlan: None,
             pointed: None,
             on_pf: false,
-        })
+            vlans: Vec::new(),
+            hook,
+            listener: Arc::new(|_| {}),
+            last: None,
+        };
+        steering.note_found();
+        Ok(steering)
+    }
+
+    /// Looks around again for another primary, its id and its PCI address on this host. What was done for the one before must
+    /// have been taken back ([`Steering::primary_deleted`]).
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn look_for(
+        &mut self,
+        primary: Option<String>,
+        vf_address: Option<String>,
+    ) -> io::Result<()> {
+        self.wanted.primary = primary;
+        self.wanted.vf_address = vf_address;
+        self.around = discovery::look(&mut self.route, Path::new("/sys"), &self.wanted)?;
+        self.note_found();
+        Ok(())
+    }
+
+    fn note_found(&mut self) {
+        let vf = self.around.vf.as_ref().ok();
+        self.vf_mac = vf.and_then(|vf| vf.mac_found);
+        self.vf_vlan = vf.and_then(|vf| vf.vlan_found);
+    }
+
+    /// Whom to tell of steps that fail: called by whoever steers, or by the hook's thread; must not block.
+    pub fn on_trouble(&mut self, listener: impl Fn(Trouble) + Send + Sync + 'static) {
+        self.listener = Arc::new(listener);
+        if let Some(hook) = &self.hook {
+            hook.set_listener(Arc::clone(&self.listener));
+        }
+    }
+
+    /// The VLANs on which the guest is, for the hook.
+    pub fn set_vlans(&mut self, vlans: Vec<u16>) {
+        self.vlans = vlans;
+    }
+
+    /// What is steered.
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
     }
 
     /// What was found, and why the rest was not.
@@ -248,103 +177,187 @@ impl Steering {
 
     /// One line for a log or for `info network`.
     pub fn describe(&self) -> String {
-        let tap = match &self.around.tap {
-            Ok(port) => format!("bridge port {}", port.name),
-            Err(why) => format!("no bridge ({why})"),
+        let off = |choice: &Choice| match choice {
+            Choice::Off => " (off)",
+            Choice::Auto | Choice::Named(_) => "",
+        };
+        let tap = match (&self.around.tap, &self.around.bridge) {
+            (Ok(port), Some(bridge)) => format!("bridge port {} of {bridge}", port.name),
+            (Ok(port), None) => format!("bridge port {}", port.name),
+            (Err(why), _) => format!("no bridge ({why})"),
         };
         let vf = match &self.around.vf {
             Ok(vf) => format!("VF {} of {}", vf.number, vf.pf.name),
             Err(why) => format!("no VF ({why})"),
         };
-        match (&self.around.vf, &self.around.uplink) {
-            (Ok(_), Err(why)) => format!("{tap}; {vf}; no uplink ({why})"),
-            _ => format!("{tap}; {vf}"),
+        let wanted = &self.wanted;
+        let mut text = format!(
+            "{tap}{}; {vf}{}",
+            off(&wanted.standby_port),
+            off(&wanted.pf)
+        );
+        match (&self.around.tap, &self.around.uplink) {
+            (Ok(_), Ok(port)) => {
+                let off = off(&wanted.primary_port);
+                text += &format!("; uplink {}{off}", port.name);
+            }
+            (Ok(_), Err(why)) if self.around.vf.is_ok() => {
+                text += &format!("; no uplink ({why})");
+            }
+            _ => {}
         }
+        if let Some(last) = &self.last {
+            text += &format!("; frames to {}; {last}", last.moment.path());
+        }
+        if let Some(hook) = &self.hook {
+            text += &format!("; {}", hook.describe());
+        }
+        text
+    }
+
+    fn tap(&self) -> Option<Port> {
+        let port = self.around.tap.as_ref().ok()?;
+        (self.wanted.standby_port != Choice::Off).then(|| port.clone())
+    }
+
+    fn uplink(&self) -> Option<Port> {
+        let port = self.around.uplink.as_ref().ok()?;
+        (self.wanted.primary_port != Choice::Off).then(|| port.clone())
+    }
+
+    fn vf(&self) -> Option<Vf> {
+        let vf = self.around.vf.as_ref().ok()?;
+        (self.wanted.pf != Choice::Off).then(|| vf.clone())
     }
 
     /// The guest's frames go to the tap. Doing it twice does no harm.
-    pub fn to_standby(&mut self) -> Report {
+    pub fn to_standby(&mut self, reason: &str) -> Report {
         let mut report = Report::default();
-        let pointed = match self.around.tap.clone() {
-            Ok(tap) => self.hold_at(&tap, &mut report),
-            Err(_) => false,
+        let pointed = match self.tap() {
+            Some(tap) => self.hold_at(&tap, &mut report),
+            None => false,
         };
         // Unknown is better than wrong: the bridge then sends the frames everywhere.
-        if let (false, Ok(uplink)) = (pointed, self.around.uplink.clone()) {
+        if let (false, Some(uplink)) = (pointed, self.uplink()) {
             self.forget_at(&uplink, &mut report);
         }
         self.free_vf(&mut report);
-        report
+        self.told(Moment::ToStandby, reason, report)
     }
 
     /// Gives the VF the guest's address, which its driver takes when it probes. The NIC hands the
     /// guest's frames to the VF from now on, and where it can to the tap as well.
     pub fn arm_primary(&mut self) -> Report {
-        let mut report = self.to_both();
-        self.set_vf_mac(self.mac, &mut report);
-        report
+        let mut report = Report::default();
+        self.show_both(&mut report);
+        // Before the address: from then on frames come.
+        self.set_wanted_vlan(&mut report);
+        self.set_vf_mac(self.wanted.mac, &mut report);
+        let reason = "the guest's driver begins to probe the primary";
+        self.told(Moment::ArmPrimary, reason, report)
     }
 
     /// The guest's frames from the wire go to the tap too, whatever the VF gets: for the time in which
     /// only the guest knows which of its interfaces is in use. A NIC that hands a frame to one
     /// function alone gives it to whom it did before.
-    pub fn to_both(&mut self) -> Report {
+    pub fn to_both(&mut self, reason: &str) -> Report {
         let mut report = Report::default();
-        if let Ok(tap) = self.around.tap.clone() {
-            self.hold_at(&tap, &mut report);
-            self.ask_on_pf(&mut report);
+        self.show_both(&mut report);
+        self.told(Moment::ToBoth, reason, report)
+    }
+
+    fn show_both(&mut self, report: &mut Report) {
+        if let Some(tap) = self.tap() {
+            self.hold_at(&tap, report);
+            self.ask_on_pf(report);
         }
-        report
     }
 
     /// The guest's frames go to the primary; [`Steering::arm_primary`] is done if it was not.
-    pub fn to_primary(&mut self) -> Report {
+    pub fn to_primary(&mut self, reason: &str) -> Report {
         let mut report = Report::default();
         self.remove_from_pf(&mut report);
-        if self.vf_mac != Some(self.mac) {
-            self.set_vf_mac(self.mac, &mut report);
+        if self.vf_mac != Some(self.wanted.mac) {
+            self.set_wanted_vlan(&mut report);
+            self.set_vf_mac(self.wanted.mac, &mut report);
         }
-        match (self.around.uplink.clone(), self.around.tap.clone()) {
+        match (self.uplink(), self.tap()) {
             // The VF is behind its PF for everyone on this bridge.
-            (Ok(uplink), _) => {
+            (Some(uplink), _) => {
                 self.point_at(&uplink, &mut report);
             }
             // Where the primary's wire leads the bridge has to learn.
-            (Err(_), Ok(tap)) => self.forget_at(&tap, &mut report),
-            (Err(_), Err(_)) => {}
+            (None, Some(tap)) => self.forget_at(&tap, &mut report),
+            (None, None) => {}
         }
-        report
+        self.told(Moment::ToPrimary, reason, report)
     }
 
     /// The guest runs on another host: nothing here claims its address, so that this host's own
     /// traffic finds it by the wire.
-    pub fn guest_left(&mut self) -> Report {
+    pub fn guest_left(&mut self, reason: &str) -> Report {
         let mut report = Report::default();
         self.free_vf(&mut report);
         self.remove_from_pf(&mut report);
-        for port in [self.around.tap.clone(), self.around.uplink.clone()]
-            .into_iter()
-            .flatten()
-        {
+        for port in [self.tap(), self.uplink()].into_iter().flatten() {
             self.forget_at(&port, &mut report);
         }
+        self.told(Moment::GuestLeft, reason, report)
+    }
+
+    /// The primary is no part of the pair any more, and the guest is on its standby: the VF gets back what it was found with,
+    /// but not the guest's address, by which the NIC would keep the guest's frames for nobody.
+    pub fn primary_deleted(&mut self) -> Report {
+        let mut report = Report::default();
+        self.remove_from_pf(&mut report);
+        self.give_vf_back(&mut report, false);
+        let report = self.told(Moment::PrimaryDeleted, "the primary was deleted", report);
+        self.wanted.primary = None;
+        self.wanted.vf_address = None;
+        let deleted = || "the primary was deleted".to_owned();
+        self.around.vf = Err(deleted());
+        if !matches!(self.wanted.primary_port, Choice::Named(_)) {
+            self.around.uplink = Err(deleted());
+        }
+        self.note_found();
         report
     }
 
-    /// Takes back what was done here: the VF has the address it was found with, the tables no entry of
+    /// Takes back what was done here: the VF has the address and the VLAN it was found with, the tables no entry of
     /// ours.
-    pub fn restore(&mut self) -> Report {
+    pub fn restore(&mut self, reason: &str) -> Report {
         let mut report = Report::default();
         self.remove_from_pf(&mut report);
         if let Some(port) = self.pointed.clone() {
             self.forget_at(&port, &mut report);
         }
-        let found = self.around.vf.as_ref().ok().and_then(|vf| vf.mac_found);
-        if let Some(found) = found
-            && self.vf_mac != Some(found)
-        {
-            self.set_vf_mac(found, &mut report);
+        self.give_vf_back(&mut report, true);
+        self.told(Moment::End, reason, report)
+    }
+
+    /// Waits until the hook was told all, within bounds ([`HookConfig::timeout`], for all together).
+    pub fn finish(&mut self) {
+        if let Some(hook) = &mut self.hook {
+            hook.finish();
         }
+    }
+
+    /// Tells the hook, and whoever listens what failed.
+    fn told(&mut self, moment: Moment, reason: &str, report: Report) -> Report {
+        for (step, error) in report.failures() {
+            (self.listener)(Trouble {
+                standby: self.wanted.standby.clone(),
+                moment,
+                step: step.to_string(),
+                error: error.to_string(),
+            });
+        }
+        if let Some(hook) = &self.hook {
+            let (wanted, around) = (&self.wanted, &self.around);
+            let json = moment::record(moment, reason, wanted, &self.vlans, around, &report);
+            hook.hand(moment, json);
+        }
+        self.last = Some(Last::new(moment, reason, &report));
         report
     }
 
@@ -360,13 +373,13 @@ impl Steering {
     }
 
     fn point(&mut self, port: &Port, table: Table, report: &mut Report) -> bool {
-        let result = self.route.add_entry(port.index, self.mac, table);
+        let result = self.route.add_entry(port.index, self.wanted.mac, table);
         let step = Step::PointAt {
-            mac: self.mac,
+            mac: self.wanted.mac,
             port: port.name.clone(),
             held: table == Table::Held,
         };
-        let good = report.note(step, result);
+        let good = report.note(&self.wanted.standby, step, result);
         if good {
             self.pointed = Some(port.clone());
         }
@@ -374,14 +387,14 @@ impl Steering {
     }
 
     fn forget_at(&mut self, port: &Port, report: &mut Report) {
-        let result = self.route.delete_entry(port.index, self.mac, Table::Bridge);
-        report.note(
-            Step::ForgetAt {
-                mac: self.mac,
-                port: port.name.clone(),
-            },
-            result,
-        );
+        let result = self
+            .route
+            .delete_entry(port.index, self.wanted.mac, Table::Bridge);
+        let step = Step::ForgetAt {
+            mac: self.wanted.mac,
+            port: port.name.clone(),
+        };
+        report.note(&self.wanted.standby, step, result);
         if self.pointed.as_ref() == Some(port) {
             self.pointed = None;
         }
@@ -389,7 +402,7 @@ impl Steering {
 
     /// Takes the address off the VF; where the NIC does not allow that, the host asks for it too.
     fn free_vf(&mut self, report: &mut Report) {
-        if self.around.vf.is_ok() && !self.set_vf_mac(NO_MAC, report) {
+        if self.vf().is_some() && !self.set_vf_mac(NO_MAC, report) {
             self.ask_on_pf(report);
         }
     }
@@ -399,13 +412,15 @@ impl Steering {
         if self.on_pf {
             return;
         }
-        if let Ok(vf) = self.around.vf.clone() {
-            let result = self.route.add_entry(vf.pf.index, self.mac, Table::Own);
+        if let Some(vf) = self.vf() {
+            let result = self
+                .route
+                .add_entry(vf.pf.index, self.wanted.mac, Table::Own);
             let step = Step::AddToPf {
-                mac: self.mac,
+                mac: self.wanted.mac,
                 pf: vf.pf.name,
             };
-            self.on_pf = report.note(step, result);
+            self.on_pf = report.note(&self.wanted.standby, step, result);
         }
     }
 
@@ -413,18 +428,20 @@ impl Steering {
         if !self.on_pf {
             return;
         }
-        if let Ok(vf) = self.around.vf.clone() {
-            let result = self.route.delete_entry(vf.pf.index, self.mac, Table::Own);
+        if let Some(vf) = self.vf() {
+            let result = self
+                .route
+                .delete_entry(vf.pf.index, self.wanted.mac, Table::Own);
             let step = Step::RemoveFromPf {
-                mac: self.mac,
+                mac: self.wanted.mac,
                 pf: vf.pf.name,
             };
-            self.on_pf = !report.note(step, result);
+            self.on_pf = !report.note(&self.wanted.standby, step, result);
         }
     }
 
     fn set_vf_mac(&mut self, mac: Mac, report: &mut Report) -> bool {
-        let Ok(vf) = self.around.vf.clone() else {
+        let Some(vf) = self.vf() else {
             return false;
         };
         let result = self.route.set_vf_mac(vf.pf.index, vf.number, mac);
@@ -433,10 +450,48 @@ impl Steering {
             vf: vf.number,
             mac,
         };
-        let good = report.note(step, result);
+        let good = report.note(&self.wanted.standby, step, result);
         if good {
             self.vf_mac = Some(mac);
         }
         good
+    }
+
+    /// Puts the VF on the VLAN that was chosen, if one was.
+    fn set_wanted_vlan(&mut self, report: &mut Report) {
+        if let Some(id) = self.wanted.vf_vlan
+            && self.vf_vlan.is_none_or(|now| now.id != id)
+        {
+            self.set_vf_vlan(VfVlan { id, qos: 0 }, report);
+        }
+    }
+
+    fn set_vf_vlan(&mut self, vlan: VfVlan, report: &mut Report) {
+        let Some(vf) = self.vf() else { return };
+        let result = self.route.set_vf_vlan(vf.pf.index, vf.number, vlan);
+        let step = Step::SetVfVlan {
+            pf: vf.pf.name,
+            vf: vf.number,
+            vlan,
+        };
+        if report.note(&self.wanted.standby, step, result) {
+            self.vf_vlan = Some(vlan);
+        }
+    }
+
+    /// The VF has what it was found with; the guest's address only if `own` says so.
+    fn give_vf_back(&mut self, report: &mut Report, own: bool) {
+        let Some(vf) = self.vf() else { return };
+        if let Some(mac) = vf.mac_found
+            && self.vf_mac != Some(mac)
+            && (own || mac != self.wanted.mac)
+        {
+            self.set_vf_mac(mac, report);
+        }
+        if let Some(vlan) = vf.vlan_found
+            && self.vf_vlan != Some(vlan)
+        {
+            self.set_vf_vlan(vlan, report);
+        }
     }
 }

@@ -13,6 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac,
+    VfInfoVlan,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -22,6 +23,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::discovery::VfVlan;
 use crate::announce::Mac;
 
 /// The kernel answers at once; this only keeps a mistake from becoming a hang.
@@ -49,6 +51,7 @@ pub(super) struct Link {
 pub(super) enum Kind {
     Bridge,
     Vlan,
+    MacVtap,
     #[default]
     Other,
 }
@@ -63,6 +66,35 @@ pub(super) enum Table {
     Held,
     /// The interface's own filter (`self`).
     Own,
+}
+
+/// What a PF says of a VF, as far as it says it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct VfState {
+    pub(super) mac: Option<Mac>,
+    pub(super) vlan: Option<VfVlan>,
+}
+
+impl VfState {
+    fn take(&mut self, message: &LinkMessage, vf: u32) {
+        let lists = message.attributes.iter().filter_map(|a| match a {
+            LinkAttribute::VfInfoList(list) => Some(list),
+            _ => None,
+        });
+        for info in lists.flatten().flat_map(|info| &info.0) {
+            match info {
+                VfInfo::Mac(mac) if mac.vf_id == vf => {
+                    self.mac = self.mac.or(mac.mac.first_chunk().copied());
+                }
+                VfInfo::Vlan(vlan) if vlan.vf_id == vf => {
+                    let id = u16::try_from(vlan.vlan_id).ok();
+                    let vlan = id.map(|id| VfVlan { id, qos: vlan.qos });
+                    self.vlan = self.vlan.or(vlan);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 pub(super) struct Route {
@@ -151,18 +183,18 @@ impl Route {
         Ok(links)
     }
 
-    /// The administrative MAC address of VF number `vf` of the interface `pf`; all zeroes: none.
-    pub(super) fn vf_mac(&mut self, pf: u32, vf: u32) -> io::Result<Option<Mac>> {
+    /// What the PF's interface `pf` says of its VF number `vf`.
+    pub(super) fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState> {
         let mut message = LinkMessage::default();
         message.header.index = pf;
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
-        let mut found = None;
+        let mut found = VfState::default();
         // An acknowledgement marks the end, whatever comes before it.
         self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK, |answer| {
             if let RouteNetlinkMessage::NewLink(message) = answer {
-                found = found.or_else(|| vf_mac_of(&message, vf));
+                found.take(&message, vf);
             }
         })?;
         Ok(found)
@@ -170,13 +202,18 @@ impl Route {
 
     /// `ip link set dev PF vf N mac MAC`.
     pub(super) fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = pf;
-        let info = LinkVfInfo(vec![VfInfo::Mac(VfInfoMac::new(vf, &mac))]);
-        message
-            .attributes
-            .push(LinkAttribute::VfInfoList(vec![info]));
-        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| {})
+        self.set_vf(pf, VfInfo::Mac(VfInfoMac::new(vf, &mac)))
+    }
+
+    /// `ip link set dev PF vf N vlan ID qos QOS`.
+    pub(super) fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()> {
+        let info = VfInfoVlan::new(vf, vlan.id.into(), vlan.qos);
+        self.set_vf(pf, VfInfo::Vlan(info))
+    }
+
+    fn set_vf(&mut self, pf: u32, info: VfInfo) -> io::Result<()> {
+        let request = RouteNetlinkMessage::SetLink(vf_change(pf, info));
+        self.ask(request, NLM_F_ACK, |_| {})
     }
 
     /// `bridge fdb replace MAC dev PORT master dynamic [sticky]`, or `bridge fdb add MAC dev PORT self`.
@@ -240,6 +277,7 @@ fn link_of(message: &LinkMessage) -> Link {
                     match info {
                         LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
                         LinkInfo::Kind(InfoKind::Vlan) => link.kind = Kind::Vlan,
+                        LinkInfo::Kind(InfoKind::MacVtap) => link.kind = Kind::MacVtap,
                         _ => {}
                     }
                 }
@@ -250,20 +288,12 @@ fn link_of(message: &LinkMessage) -> Link {
     link
 }
 
-fn vf_mac_of(message: &LinkMessage, vf: u32) -> Option<Mac> {
+fn vf_change(pf: u32, info: VfInfo) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = pf;
+    let list = vec![LinkVfInfo(vec![info])];
+    message.attributes.push(LinkAttribute::VfInfoList(list));
     message
-        .attributes
-        .iter()
-        .filter_map(|a| match a {
-            LinkAttribute::VfInfoList(list) => Some(list),
-            _ => None,
-        })
-        .flatten()
-        .flat_map(|info| &info.0)
-        .find_map(|info| match info {
-            VfInfo::Mac(mac) if mac.vf_id == vf => mac.mac.first_chunk().copied(),
-            _ => None,
-        })
 }
 
 #[cfg(test)]
@@ -283,14 +313,9 @@ mod tests {
     /// No VF is here to try it on: the request, byte by byte, as `linux/if_link.h` lays it out.
     #[test]
     fn setting_a_vf_mac_is_what_the_kernel_expects() {
-        let mut message = LinkMessage::default();
-        message.header.index = 7;
-        let info = LinkVfInfo(vec![VfInfo::Mac(VfInfoMac::new(3, &MAC))]);
-        message
-            .attributes
-            .push(LinkAttribute::VfInfoList(vec![info]));
+        let change = vf_change(7, VfInfo::Mac(VfInfoMac::new(3, &MAC)));
 
-        let bytes = bytes(RouteNetlinkMessage::SetLink(message));
+        let bytes = bytes(RouteNetlinkMessage::SetLink(change));
 
         assert_eq!(bytes[4..6], 19u16.to_ne_bytes()); // RTM_SETLINK
         assert_eq!(bytes[20..24], 7u32.to_ne_bytes()); // ifi_index
@@ -304,6 +329,44 @@ mod tests {
         assert_eq!(bytes[44..48], 3u32.to_ne_bytes()); // vf
         assert_eq!(bytes[48..54], MAC);
         assert_eq!(bytes[54..], [0; 26]);
+    }
+
+    #[test]
+    fn setting_a_vf_vlan_is_what_the_kernel_expects() {
+        let change = vf_change(7, VfInfo::Vlan(VfInfoVlan::new(3, 42, 5)));
+
+        let bytes = bytes(RouteNetlinkMessage::SetLink(change));
+
+        let attribute = |at: usize| {
+            let word = |i: usize| u16::from_ne_bytes([bytes[i], bytes[i + 1]]);
+            (word(at), word(at + 2) & 0x3fff)
+        };
+        assert_eq!(attribute(32), (24, 22)); // IFLA_VFINFO_LIST
+        assert_eq!(attribute(36), (20, 1)); // IFLA_VF_INFO
+        assert_eq!(attribute(40), (16, 2)); // IFLA_VF_VLAN
+        let words = [3u32, 42, 5].map(u32::to_ne_bytes).concat();
+        assert_eq!(bytes[44..], words);
+    }
+
+    #[test]
+    fn a_vf_is_read_from_what_its_pf_says_of_it() {
+        let mut message = vf_change(7, VfInfo::Mac(VfInfoMac::new(3, &MAC)));
+        let more = [
+            VfInfo::Mac(VfInfoMac::new(2, &[1; 6])),
+            VfInfo::Vlan(VfInfoVlan::new(3, 42, 5)),
+            VfInfo::Vlan(VfInfoVlan::new(2, 7, 0)),
+        ];
+        for info in more {
+            message.attributes.extend(vf_change(7, info).attributes);
+        }
+        let mut state = VfState::default();
+        state.take(&message, 3);
+        let vlan = Some(VfVlan { id: 42, qos: 5 });
+        let mac = Some(MAC);
+        assert_eq!(state, VfState { mac, vlan });
+        let mut none = VfState::default();
+        none.take(&message, 9);
+        assert_eq!(none, VfState::default());
     }
 
     #[test]

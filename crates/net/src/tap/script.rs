@@ -1,14 +1,11 @@
 //! `script=` and `downscript=`: a program that connects a tap to the host's network.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
 use super::TapError;
+use crate::child;
 
 /// What runs when a tap is opened, or closed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -54,33 +51,19 @@ pub(super) fn run(program: &Path, name: &str) -> Result<(), TapError> {
         name: name.to_owned(),
         why,
     };
-    let child = Command::new(program)
+    let mut child = Command::new(program)
         .arg(name)
         .stdin(Stdio::null())
         .spawn()
         .map_err(|e| failed(e.to_string()))?;
-    let status = wait(child).map_err(|e| failed(e.to_string()))?;
-    match status {
-        None => Err(failed(format!("not done after {} s", LIMIT.as_secs()))),
+    match child::wait(&mut child, LIMIT).map_err(|e| failed(e.to_string()))? {
+        None => {
+            // Gone by itself in this moment, or ended now: waited for in either case.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(failed(format!("not done after {} s", LIMIT.as_secs())))
+        }
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(failed(status.to_string())),
     }
-}
-
-/// Waits for the child, and ends it after [`LIMIT`].
-fn wait(mut child: Child) -> std::io::Result<Option<ExitStatus>> {
-    let pidfd = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    if let Some(pidfd) = pidfd {
-        let limit = Timespec::try_from(LIMIT).ok();
-        let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        if matches!(poll(&mut fds, limit.as_ref()), Ok(0)) {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-    }
-    child.wait().map(Some)
 }
