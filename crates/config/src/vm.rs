@@ -20,8 +20,8 @@ mod validate;
 pub use chardev::{ChardevBackend, ChardevConfig, SocketAddress, SocketConfig};
 pub use chardev_options::{CHARDEV_TYPES, Shorthand};
 pub use device::{
-    BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig, VfioPciConfig,
-    VfioSource, VirtioCommon, VirtioNetConfig,
+    BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig,
+    SteeredInterface, SteeringConfig, VfioPciConfig, VfioSource, VirtioCommon, VirtioNetConfig,
 };
 pub use drive::DriveConfig;
 pub use machine::{

@@ -6,7 +6,8 @@ use config::property::{PropertyKind, Support};
 use config::vm::{
     ChardevBackend, ChardevConfig, DeviceConfig, DeviceKind, FdRef, GlobalProperty,
     MemoryBackendSource, NetdevBackend, NetdevConfig, ObjectConfig, ObjectKind, Shorthand,
-    SocketAddress, TapConfig, TapScript, TapSource, VfioSource, VirtioNetConfig,
+    SocketAddress, SteeredInterface, SteeringConfig, TapConfig, TapScript, TapSource, VfioSource,
+    VirtioNetConfig,
 };
 use config::{Options, Source, Value};
 use proptest::prelude::*;
@@ -57,6 +58,53 @@ fn the_pair_of_the_seed_document() {
         ),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn how_a_pair_is_steered_is_chosen_at_its_standby() {
+    let steering = |text: &str| device(text).map(|d| net(&d).steering.clone());
+    let standby = "virtio-net-pci,id=net1,failover=on";
+    assert_eq!(steering(standby), Ok(SteeringConfig::default()));
+    let chosen = "failover-steer=auto,failover-pf=eth0,failover-vf=3,failover-vf-vlan=42,failover-standby-port=off,failover-primary-port=bond0.7,failover-hook=/usr/local/sbin/steer,failover-hook-timeout=100";
+    let named = |name: &str| SteeredInterface::Named(name.into());
+    assert_eq!(
+        steering(&format!("{standby},{chosen}")),
+        Ok(SteeringConfig {
+            steer: true,
+            pf: named("eth0"),
+            vf: Some(3),
+            vf_vlan: Some(42),
+            standby_port: SteeredInterface::Off,
+            primary_port: named("bond0.7"),
+            hook: Some("/usr/local/sbin/steer".into()),
+            hook_timeout_ms: 100,
+        })
+    );
+    assert!(
+        !steering(&format!("{standby},failover-steer=off"))
+            .unwrap()
+            .steer
+    );
+    for wrong in [
+        "failover-steer=on",
+        "failover-pf=",
+        "failover-pf=../eth0",
+        "failover-pf=a-name-of-16-bytes",
+        "failover-primary-port=a b",
+        "failover-vf=65536",
+        "failover-vf-vlan=4095",
+        "failover-hook=",
+        "failover-hook-timeout=0",
+    ] {
+        let (name, _) = wrong.split_once('=').unwrap();
+        let error = steering(&format!("{standby},{wrong}")).unwrap_err();
+        assert!(error.contains(name), "{error}");
+        assert!(!error.contains('\n'));
+    }
+    assert_eq!(
+        steering("virtio-net-pci,id=net1,failover-vf=0"),
+        Err("the properties failover-... are for the standby of a pair: add failover=on".into())
+    );
 }
 
 #[test]
@@ -290,6 +338,8 @@ fn every_declared_property_is_taken() {
             };
             let pair = property.name == "failover_pair_id";
             let id = if pair { ",id=p" } else { "" };
+            let standby = property.name.starts_with("failover-");
+            let id = if standby { ",failover=on" } else { id };
             let result = device(&format!(
                 "{}{needed}{id},{}={value}",
                 kind.name, property.name

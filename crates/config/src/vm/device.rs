@@ -89,6 +89,8 @@ pub struct VirtioNetConfig {
     pub mac: Option<[u8; 6]>,
     /// `failover=`: offer VIRTIO_NET_F_STANDBY; this is a standby.
     pub failover: bool,
+    /// How the host's network follows the pair; only for a standby.
+    pub steering: SteeringConfig,
     /// `mq=`: offer VIRTIO_NET_F_MQ when the back end has several queues.
     pub mq: bool,
     /// `host_mtu=`: offer VIRTIO_NET_F_MTU with this value.
@@ -139,6 +141,55 @@ pub struct VirtioNetConfig {
     pub speed_mbps: Option<u32>,
     /// `duplex=`: full (true), half (false); `None` is unknown.
     pub full_duplex: Option<bool>,
+}
+
+/// An interface of the host that steering looks for: `auto`, `off` or a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SteeredInterface {
+    /// It is found.
+    #[default]
+    Auto,
+    /// It is left as it is.
+    Off,
+    /// This one.
+    Named(String),
+}
+
+/// How the host's network follows a pair: the `failover-…` properties of its standby.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SteeringConfig {
+    /// `failover-steer=`: switch and NIC are steered.
+    pub steer: bool,
+    /// `failover-pf=`: the interface of the VF's physical function.
+    pub pf: SteeredInterface,
+    /// `failover-vf=`: the VF's number on it.
+    pub vf: Option<u16>,
+    /// `failover-vf-vlan=`: its VLAN, 0 for none.
+    pub vf_vlan: Option<u16>,
+    /// `failover-standby-port=`: the bridge's port towards the standby.
+    pub standby_port: SteeredInterface,
+    /// `failover-primary-port=`: the bridge's port towards the primary.
+    pub primary_port: SteeredInterface,
+    /// `failover-hook=`: a program that is told each step.
+    pub hook: Option<PathBuf>,
+    /// `failover-hook-timeout=`: how long it may take.
+    pub hook_timeout_ms: u32,
+}
+
+/// All found, no hook.
+impl Default for SteeringConfig {
+    fn default() -> Self {
+        Self {
+            steer: true,
+            pf: SteeredInterface::Auto,
+            vf: None,
+            vf_vlan: None,
+            standby_port: SteeredInterface::Auto,
+            primary_port: SteeredInterface::Auto,
+            hook: None,
+            hook_timeout_ms: 5000,
+        }
+    }
 }
 
 /// The host device behind a `vfio-pci`.

@@ -2,8 +2,8 @@
 
 use super::GlobalProperty;
 use super::device::{
-    BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig, VfioPciConfig,
-    VfioSource, VirtioCommon, VirtioNetConfig,
+    BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig,
+    SteeredInterface, SteeringConfig, VfioPciConfig, VfioSource, VirtioCommon, VirtioNetConfig,
 };
 use crate::device_types::{self, DEVICE_TYPES};
 use crate::error::{Error, Result};
@@ -207,6 +207,57 @@ fn net_queue_size(values: &PropertyValues, name: &str) -> Result<u16> {
     })
 }
 
+/// The longest name of an interface (IFNAMSIZ, less its end).
+const INTERFACE_BYTES_MAX: usize = 15;
+/// The highest VLAN id that a frame can have.
+const VLAN_MAX: u16 = 4094;
+
+fn steered(values: &PropertyValues, name: &str) -> Result<SteeredInterface> {
+    let text = values.text(name).unwrap_or_default();
+    let named = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
+    match text.as_str() {
+        "auto" => Ok(SteeredInterface::Auto),
+        "off" => Ok(SteeredInterface::Off),
+        "" | "." | ".." => Err(values.refuse(name, "expected auto, off or an interface")),
+        text if text.len() <= INTERFACE_BYTES_MAX && text.chars().all(named) => {
+            Ok(SteeredInterface::Named(text.to_owned()))
+        }
+        _ => Err(values.refuse(name, "expected auto, off or an interface")),
+    }
+}
+
+/// The `failover-…` properties.
+fn steering(values: &PropertyValues) -> Result<SteeringConfig> {
+    let vf_vlan = values.number("failover-vf-vlan");
+    if vf_vlan.is_some_and(|vlan| vlan > VLAN_MAX) {
+        return Err(values.refuse("failover-vf-vlan", "expected a VLAN from 1 to 4094, or 0"));
+    }
+    let hook = values.text("failover-hook");
+    if hook.as_deref() == Some("") {
+        return Err(values.refuse("failover-hook", "expected a program"));
+    }
+    let hook_timeout_ms = values.number("failover-hook-timeout").unwrap_or(0);
+    if !(1..=600_000).contains(&hook_timeout_ms) {
+        return Err(values.refuse("failover-hook-timeout", "expected 1 to 600000 ms"));
+    }
+    let config = SteeringConfig {
+        steer: values.text("failover-steer").as_deref() != Some("off"),
+        pf: steered(values, "failover-pf")?,
+        vf: values.number("failover-vf"),
+        vf_vlan,
+        standby_port: steered(values, "failover-standby-port")?,
+        primary_port: steered(values, "failover-primary-port")?,
+        hook: hook.map(Into::into),
+        hook_timeout_ms,
+    };
+    if config != SteeringConfig::default() && !values.flag("failover") {
+        return Err(Error::other(
+            "the properties failover-... are for the standby of a pair: add failover=on",
+        ));
+    }
+    Ok(config)
+}
+
 fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
     let mac = values.mac("mac");
     if mac.is_some_and(|[first, ..]| first & 1 != 0) {
@@ -225,6 +276,7 @@ fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
         netdev: values.text("netdev"),
         mac,
         failover: values.flag("failover"),
+        steering: steering(values)?,
         mq: values.flag("mq"),
         host_mtu,
         status: values.flag("status"),
