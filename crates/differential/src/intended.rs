@@ -211,10 +211,11 @@ pub const EVERYWHERE: &[Intended] = &[
     },
     Intended {
         name: "own-events",
-        reason: "FAILOVER_PATH_CHANGED and FAILOVER_PRIMARY_MISSING tell where a pair is",
+        reason: "FAILOVER_PATH_CHANGED and FAILOVER_PRIMARY_MISSING tell where a pair is, FAILOVER_STEERING_FAILED what the host's network would not have",
         patterns: &[
             "*: only ours: event FAILOVER_PATH_CHANGED *",
             "*: only ours: event FAILOVER_PRIMARY_MISSING *",
+            "*: only ours: event FAILOVER_STEERING_FAILED *",
         ],
     },
 ];

@@ -323,10 +323,13 @@ pub fn build(
         KEYBOARD_STATUS..KEYBOARD_STATUS + 1,
         Arc::new(KeyboardReset::new(Arc::clone(&powers))),
     ));
-    io.push((
-        pci::ACPI_HOTPLUG_BASE..pci::ACPI_HOTPLUG_BASE + pci::ACPI_HOTPLUG_PORTS,
-        Arc::new(HotplugPorts(hotplug.acpi().clone())),
-    ));
+    // With native hotplug the block is not there: a guest that looks for it must not find one that drives no slot.
+    if config.machine.acpi_pci_hotplug {
+        io.push((
+            pci::ACPI_HOTPLUG_BASE..pci::ACPI_HOTPLUG_BASE + pci::ACPI_HOTPLUG_PORTS,
+            Arc::new(HotplugPorts(hotplug.acpi().clone())),
+        ));
+    }
     let bus: Arc<dyn Bus> = Arc::new(BoardBus::new(
         Arc::clone(&root),
         Arc::clone(&config_ports),

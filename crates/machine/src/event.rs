@@ -60,6 +60,17 @@ pub enum MachineEvent {
         /// Why.
         reason: String,
     },
+    /// A step of steering the host's network, or its hook, failed; nothing else follows from it.
+    FailoverSteeringFailed {
+        /// The standby.
+        id: String,
+        /// The moment's name, as the hook is told it.
+        moment: &'static str,
+        /// The command that does the same, or the hook's program.
+        step: String,
+        /// Why.
+        reason: String,
+    },
     /// The migration's state.
     Migration(String),
     /// A pass over the guest's memory begins.

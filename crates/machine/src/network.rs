@@ -57,6 +57,10 @@ pub(crate) fn inherited(number: i32) -> Result<OwnedFd, String> {
             "fd={number}: that descriptor is not open; pass it to this process"
         ));
     }
+    // It is this program's alone: a script or a hook that is run later must not hold it open.
+    if let Err(error) = rustix::io::fcntl_setfd(open, rustix::io::FdFlags::CLOEXEC) {
+        tracing::debug!(number, %error, "a descriptor stays open in programs that are run");
+    }
     // SAFETY: it is open, and the user gave it to this netdev, which owns it from now on.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

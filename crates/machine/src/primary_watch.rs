@@ -121,11 +121,11 @@ impl WatchedPrimary {
             return;
         }
         if let Some(steering) = &self.steering {
-            let report = steering
+            // What fails is logged and told by itself.
+            steering
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .arm_primary();
-            crate::pairs::report("primary", &self.id, &report);
         }
     }
 

@@ -167,6 +167,17 @@ events! {
         /// Why.
         reason: String = "reason",
     };
+    /// A step of steering the host's network for a pair, or its hook, failed. The guest goes on.
+    "FAILOVER_STEERING_FAILED" FailoverSteeringFailed {
+        /// The standby's id.
+        device_id: String = "device-id",
+        /// When: the moment, as the hook is told it.
+        moment: String = "moment",
+        /// The command that does the same as the step, or the hook's program.
+        step: String = "step",
+        /// Why.
+        reason: String = "reason",
+    };
     /// A pair has to do without its primary.
     "FAILOVER_PRIMARY_MISSING" FailoverPrimaryMissing {
         /// The standby's id.

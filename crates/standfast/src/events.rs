@@ -67,6 +67,17 @@ impl MachineListener for EventForwarder {
                 reason,
                 retry_ms: None,
             },
+            MachineEvent::FailoverSteeringFailed {
+                id,
+                moment,
+                step,
+                reason,
+            } => Event::FailoverSteeringFailed {
+                device_id: id,
+                moment: moment.to_owned(),
+                step,
+                reason,
+            },
             MachineEvent::Migration(status) => match MigrationStatus::from_wire(&status) {
                 Some(status) => Event::Migration { status },
                 None => return,

@@ -105,13 +105,7 @@ impl Board {
     /// # Errors
     /// There is no such pair, or its state does not allow it.
     pub fn failover_switch(&mut self, id: &str, path: failover::Path) -> Result<(), MachineError> {
-        let now = self.control.now();
-        let actions = self
-            .pairs
-            .pairs_mut()
-            .handle(now, id, &Event::OperatorSwitch(path))
-            .map_err(|error| MachineError::refused(error.to_string()))?;
-        self.perform(actions);
-        Ok(())
+        self.order(id, &Event::OperatorSwitch(path))
+            .map_err(|error| MachineError::refused(error.to_string()))
     }
 }

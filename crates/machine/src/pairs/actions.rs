@@ -1,5 +1,6 @@
 //! What happened goes into the state machine; what it decides is carried out, in its order.
 
+use super::steering::because;
 use crate::board::Board;
 use crate::event::MachineEvent;
 use failover::{Action, Event, Illegal, Moment, Notice};
@@ -16,15 +17,30 @@ impl Board {
             counters.note_event(event);
         }
         match self.pairs.pairs.handle(now, device, event) {
-            Ok(actions) => self.perform(actions),
+            Ok(actions) => self.perform_because(because(event), actions),
             Err(Illegal::UnknownDevice(_)) => {}
             Err(error) => tracing::warn!(device, %error, "failover"),
         }
     }
 
-    pub(super) fn apply(&mut self, outcome: Result<Vec<Action>, Illegal>) {
+    /// What an operator orders: refused where the pair's state does not allow it.
+    pub(crate) fn order(&mut self, device: &str, event: &Event) -> Result<(), Illegal> {
+        let now = self.now();
+        let actions = self.pairs.pairs.handle(now, device, event)?;
+        self.perform_because(because(event), actions);
+        Ok(())
+    }
+
+    /// Carries actions out that follow from one another: with the same reason, unless one feeds in an event of its own.
+    pub(super) fn perform_because(&mut self, why: &'static str, actions: Vec<Action>) {
+        let before = std::mem::replace(&mut self.pairs.because, why);
+        self.perform(actions);
+        self.pairs.because = before;
+    }
+
+    pub(super) fn apply(&mut self, why: &'static str, outcome: Result<Vec<Action>, Illegal>) {
         match outcome {
-            Ok(actions) => self.perform(actions),
+            Ok(actions) => self.perform_because(why, actions),
             Err(Illegal::NoMigration) => {}
             Err(error) => tracing::warn!(%error, "failover"),
         }

@@ -21,7 +21,10 @@ impl Board {
             }
             virtio::NetEvent::Reset if standby => self.feed(id, &Event::StandbyReset),
             virtio::NetEvent::FeaturesNegotiated { .. } | virtio::NetEvent::Reset => {}
-            virtio::NetEvent::RxFilterChanged => self.rx_filter_changed(id),
+            virtio::NetEvent::RxFilterChanged => {
+                self.note_vlans(id);
+                self.rx_filter_changed(id);
+            }
             virtio::NetEvent::AnnounceAcked => {
                 tracing::debug!(nic = id, "the guest has announced itself")
             }
@@ -30,19 +33,19 @@ impl Board {
 
     pub(crate) fn pairs_tick(&mut self, now: Moment) {
         let outcome = self.pairs.pairs.tick(now);
-        self.apply(outcome);
+        self.apply("a time limit has passed", outcome);
     }
 
     pub(crate) fn pairs_reset(&mut self) {
         let now = self.now();
         let outcome = self.pairs.pairs.machine_reset(now);
-        self.apply(outcome);
+        self.apply("the machine was reset", outcome);
     }
 
     pub(crate) fn source_continued(&mut self) {
         let now = self.now();
         let outcome = self.pairs.pairs.source_continued(now);
-        self.apply(outcome);
+        self.apply("the guest goes on here", outcome);
     }
 
     /// A migration begins: asks for every primary. Whether there is anything to wait for.
@@ -52,18 +55,19 @@ impl Board {
         timing.unplug_timeout_ms = self.outgoing.parameters.get().failover_unplug_timeout_ms;
         self.pairs.pairs.set_timing(timing);
         let actions = self.pairs.pairs.begin_migration(now)?;
-        self.perform(actions);
+        self.perform_because("a migration begins", actions);
         Ok(())
     }
 
     pub(crate) fn migration_ended(&mut self, completed: bool) {
         let now = self.now();
-        let outcome = if completed {
-            self.pairs.pairs.migration_completed(now)
+        if completed {
+            let outcome = self.pairs.pairs.migration_completed(now);
+            self.apply("the guest has moved to another host", outcome);
         } else {
-            self.pairs.pairs.migration_ended(now)
-        };
-        self.apply(outcome);
+            let outcome = self.pairs.pairs.migration_ended(now);
+            self.apply("the migration was cancelled or failed", outcome);
+        }
     }
 
     /// The devices' state is loaded: standbys that were accepted say so, in the order of their creation, and the host's
@@ -76,6 +80,7 @@ impl Board {
             .map(|p| p.standby().to_owned())
             .collect();
         self.pairs.arrived = Some(Vec::new());
+        self.pairs.because = "the guest comes from another host";
         for standby in standbys {
             if self
                 .devices
@@ -84,6 +89,7 @@ impl Board {
             {
                 self.feed(&standby, &Event::StandbyNegotiated);
             }
+            self.note_vlans(&standby);
             self.steer_to_standby(&standby);
         }
     }
@@ -98,6 +104,6 @@ impl Board {
     pub(crate) fn target_resumed(&mut self) {
         let now = self.now();
         let outcome = self.pairs.pairs.target_resumed(now);
-        self.apply(outcome);
+        self.apply("the guest has come from another host", outcome);
     }
 }

@@ -14,7 +14,6 @@ mod plugging;
 mod steering;
 mod unplugging;
 
-pub(crate) use steering::report;
 pub(crate) use unplugging::SlotWatcher;
 
 use crate::devices::{Made, Place};
@@ -63,6 +62,8 @@ pub struct PairKeeper {
     /// plugged. A client that hears of one looks for its primary.
     arrived: Option<Vec<String>>,
     counters: BTreeMap<String, PairCounters>,
+    /// Why what is carried out now is: told with each step of steering.
+    because: &'static str,
 }
 
 impl PairKeeper {
@@ -80,16 +81,13 @@ impl PairKeeper {
             populating: None,
             arrived: None,
             counters: BTreeMap::new(),
+            because: "the machine begins",
         }
     }
 
     /// The state machine, to be looked at.
     pub fn pairs(&self) -> &Pairs {
         &self.pairs
-    }
-
-    pub(crate) fn pairs_mut(&mut self) -> &mut Pairs {
-        &mut self.pairs
     }
 
     pub(crate) fn primaries(&self) -> impl Iterator<Item = (&String, &Primary)> {
@@ -128,7 +126,7 @@ impl PairKeeper {
 
     /// A standby was taken out of the machine; whether it was one.
     pub(crate) fn forget_standby(&mut self, id: &str) -> bool {
-        self.steering.remove(id);
+        self.end_steering(id);
         self.counters.remove(id);
         self.pairs.remove_standby(id).is_ok()
     }

@@ -1,36 +1,87 @@
-//! The host's switch follows the pair: what the state machine wants steered, handed to crate `net`; and the announcements
-//! that go with it.
+//! The host's switch follows the pair: what the state machine wants steered, handed to crate `net`; and what does not work
+//! there, told.
 
 use super::PairKeeper;
 use crate::board::Board;
 use crate::devices::host_spec;
+use crate::event::MachineEvent;
 use crate::primary_watch::SharedSteering;
-use config::vm::DeviceKind;
-use net::steer::{Report, Steering};
+use config::vm::{DeviceKind, SteeredInterface, SteeringConfig};
+use failover::Event;
+use net::steer::{Choice, HookConfig, Steering, Trouble, Wanted};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vfio::HostDevice;
+use virtio::RxFilter;
 
 pub(super) fn lock(steering: &SharedSteering) -> MutexGuard<'_, Steering> {
     steering.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Logs what steering did; a step that failed never stops anything.
-pub(crate) fn report(what: &str, standby: &str, report: &Report) {
-    for (step, error) in report.failures() {
-        tracing::warn!(standby, %step, %error, "steering the host's switch to the {what}: a step failed");
+/// Why the host's network is steered after this event.
+pub(super) fn because(event: &Event) -> &'static str {
+    match event {
+        Event::StandbyNegotiated => "the guest has accepted STANDBY",
+        Event::StandbyRefused => "the guest does not accept STANDBY",
+        Event::StandbyReset => "the guest's driver has reset the standby",
+        Event::MachineReset => "the machine was reset",
+        Event::PlugSucceeded => "the primary is plugged",
+        Event::PlugFailed(_) => "the primary could not be plugged",
+        Event::DriverIn => "the guest's driver has opened the primary",
+        Event::DriverOut => "the guest's driver has closed the primary",
+        Event::GuestLetGo => "the guest has let go of the primary",
+        Event::UnplugRefused(_) => "the guest refuses to let go of the primary",
+        Event::DeviceFailed(_) => "the primary has failed",
+        Event::OperatorSwitch(_) => "an operator's order",
+        Event::DeletionAsked => "the primary is to be deleted",
+        Event::PrimaryGone => "the primary is gone",
     }
-    for (step, outcome) in &report.steps {
-        tracing::debug!(standby, %step, ?outcome, "steering the host's switch to the {what}");
+}
+
+/// The VLANs that a driver asked for; none if it takes all, which says nothing.
+fn vlans_of(filter: &RxFilter) -> Vec<u16> {
+    const EVERY_VLAN: usize = 4096;
+    let vlans: Vec<u16> = filter.vlans().collect();
+    if vlans.len() == EVERY_VLAN {
+        return Vec::new();
+    }
+    // Id 0 is a priority, and the last one is reserved (IEEE 802.1Q, table 9-2).
+    let real = |id: &u16| (1..=4094).contains(id);
+    vlans.into_iter().filter(real).collect()
+}
+
+fn choice(interface: &SteeredInterface, steer: bool) -> Choice {
+    match interface {
+        _ if !steer => Choice::Off,
+        SteeredInterface::Auto => Choice::Auto,
+        SteeredInterface::Off => Choice::Off,
+        SteeredInterface::Named(name) => Choice::Named(name.clone()),
     }
 }
 
 impl PairKeeper {
-    /// The machine ends: the host's switch gets back what it had.
+    /// The machine ends: the host's switch gets back what it had, and hooks are waited for.
     pub(super) fn restore_steering(&self) {
-        for (standby, steering) in &self.steering {
-            let done = lock(steering).restore();
-            report("way it was found", standby, &done);
+        for steering in self.steering.values() {
+            lock(steering).restore("the machine ends");
+        }
+        for steering in self.steering.values() {
+            lock(steering).finish();
+        }
+    }
+
+    /// The standby is deleted. Its hook is told by itself.
+    pub(super) fn end_steering(&mut self, standby: &str) {
+        if let Some(steering) = self.steering.remove(standby) {
+            lock(&steering).restore("the standby was deleted");
+        }
+    }
+
+    /// The primary is deleted: the next one is looked up afresh.
+    pub(super) fn forget_steered_primary(&self, standby: &str) {
+        if let Some(steering) = self.steering.get(standby) {
+            lock(steering).primary_deleted();
         }
     }
 
@@ -41,57 +92,137 @@ impl PairKeeper {
 }
 
 impl Board {
+    /// The address of a primary on the host, if it is a function of the host.
+    fn address_of_primary(&self, primary: &str) -> Option<String> {
+        match &self.pairs.primary(primary)?.config.kind {
+            DeviceKind::VfioPci(vfio) => HostDevice::find(&host_spec(vfio), Path::new("/sys"))
+                .ok()
+                .map(|host| host.name),
+            _ => None,
+        }
+    }
+
+    /// What there is to steer for a standby; nothing for one that is on no interface of the host and has no hook.
+    fn steering_wanted(&self, standby: &str, primary: Option<String>) -> Option<Wanted> {
+        let device = self.devices.get(standby)?;
+        let DeviceKind::VirtioNet(nic) = &device.config.kind else {
+            return None;
+        };
+        let SteeringConfig {
+            steer,
+            pf,
+            vf,
+            vf_vlan,
+            standby_port,
+            primary_port,
+            hook,
+            hook_timeout_ms,
+        } = &nic.steering;
+        let interface = self.netdevs.interface_of(standby).map(str::to_owned);
+        let named = matches!(standby_port, SteeredInterface::Named(_));
+        if interface.is_none() && !named && hook.is_none() {
+            return None;
+        }
+        // Its directory is another one.
+        let absolute = |path: &std::path::PathBuf| {
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+        };
+        Some(Wanted {
+            standby: standby.to_owned(),
+            mac: self.devices.net(standby)?.configured_mac().0,
+            interface,
+            vf_address: primary
+                .as_deref()
+                .and_then(|id| self.address_of_primary(id)),
+            primary,
+            pf: choice(pf, *steer),
+            vf: vf.map(u32::from),
+            vf_vlan: *vf_vlan,
+            standby_port: choice(standby_port, *steer),
+            primary_port: choice(primary_port, *steer),
+            hook: hook.as_ref().map(|program| HookConfig {
+                program: absolute(program),
+                timeout: Duration::from_millis((*hook_timeout_ms).into()),
+            }),
+        })
+    }
+
     pub(super) fn steering(&mut self, standby: &str) -> Option<SharedSteering> {
-        if !self.pairs.steering.contains_key(standby) {
-            let mac = self.devices.net(standby)?.configured_mac().0;
-            let tap = self.netdevs.interface_of(standby)?.to_owned();
-            let primary = self
-                .pairs
-                .pairs
-                .by_standby(standby)
-                .and_then(|p| p.primary().map(str::to_owned));
-            let host = primary
-                .and_then(|id| self.pairs.primary(&id))
-                .and_then(|p| match &p.config.kind {
-                    DeviceKind::VfioPci(vfio) => {
-                        HostDevice::find(&host_spec(vfio), Path::new("/sys")).ok()
-                    }
-                    _ => None,
-                });
-            match Steering::discover(&tap, host.as_ref().map(|h| h.name.as_str()), mac) {
-                Ok(steering) => {
-                    self.pairs
-                        .steering
-                        .insert(standby.to_owned(), Arc::new(Mutex::new(steering)));
-                }
-                Err(error) => {
-                    tracing::warn!(standby, %error, "the host's switch cannot be steered");
-                    return None;
+        let pair = self.pairs.pairs.by_standby(standby);
+        let primary = pair.and_then(|p| p.primary().map(str::to_owned));
+        if let Some(steering) = self.pairs.steering.get(standby) {
+            let steering = Arc::clone(steering);
+            let another = lock(&steering).wanted().primary != primary;
+            if another {
+                let address = primary
+                    .as_deref()
+                    .and_then(|id| self.address_of_primary(id));
+                if let Err(error) = lock(&steering).look_for(primary, address) {
+                    tracing::warn!(standby, %error, "the primary's NIC cannot be looked for");
                 }
             }
+            return Some(steering);
         }
-        self.pairs.steering.get(standby).cloned()
+        let wanted = self.steering_wanted(standby, primary)?;
+        let mut steering = match Steering::discover(wanted) {
+            Ok(steering) => steering,
+            Err(error) => {
+                tracing::warn!(standby, %error, "the host's switch cannot be steered");
+                return None;
+            }
+        };
+        let control = self.control.clone();
+        steering.on_trouble(move |trouble| {
+            control.post(move |board| board.steering_failed(trouble));
+        });
+        let steering = Arc::new(Mutex::new(steering));
+        let known = Arc::clone(&steering);
+        self.pairs.steering.insert(standby.to_owned(), known);
+        self.note_vlans(standby);
+        Some(steering)
+    }
+
+    /// The guest's VLANs are told with each step.
+    pub(super) fn note_vlans(&self, standby: &str) {
+        let nic = self.devices.net(standby);
+        if let (Some(nic), Some(steering)) = (nic, self.pairs.steering.get(standby)) {
+            let vlans = vlans_of(&nic.rx_filter());
+            lock(steering).set_vlans(vlans);
+        }
+    }
+
+    /// A step, or the hook, failed: told, and nothing else.
+    fn steering_failed(&mut self, trouble: Trouble) {
+        self.emit(MachineEvent::FailoverSteeringFailed {
+            id: trouble.standby,
+            moment: trouble.moment.name(),
+            step: trouble.step,
+            reason: trouble.error,
+        });
     }
 
     /// Makes the host's switch send to the standby.
     pub(crate) fn steer_to_standby(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = lock(&steering).to_standby();
-            report("standby", standby, &done);
+            lock(&steering).to_standby(self.pairs.because);
+        }
+    }
+
+    pub(super) fn steer_to_both(&mut self, standby: &str) {
+        if let Some(steering) = self.steering(standby) {
+            lock(&steering).to_both(self.pairs.because);
         }
     }
 
     pub(super) fn steer_to_primary(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = lock(&steering).to_primary();
-            report("primary", standby, &done);
+            lock(&steering).to_primary(self.pairs.because);
         }
     }
 
     pub(super) fn steer_away(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let done = lock(&steering).guest_left();
-            report("wire", standby, &done);
+            lock(&steering).guest_left(self.pairs.because);
         }
     }
 

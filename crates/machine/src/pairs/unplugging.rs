@@ -1,6 +1,5 @@
 //! The way out: the guest is asked to let go of a primary, and what it answers; primaries that fail, and their deletion.
 
-use super::steering::{lock, report};
 use crate::MachineError;
 use crate::board::Board;
 use crate::control::Control;
@@ -31,11 +30,8 @@ impl Board {
             .pairs
             .by_primary(id)
             .map(|p| p.standby().to_owned());
-        if let Some(standby) = standby
-            && let Some(steering) = self.steering(&standby)
-        {
-            let done = lock(&steering).to_both();
-            report("standby as well", &standby, &done);
+        if let Some(standby) = standby {
+            self.steer_to_both(&standby);
         }
         let asked = if attempt == 1 {
             self.hotplug.request_unplug(id)
@@ -109,14 +105,9 @@ impl Board {
             ));
         }
         if self.pairs.pairs.by_primary(id).is_some() {
-            let now = self.now();
-            let actions = self
-                .pairs
-                .pairs
-                .handle(now, id, &Event::DeletionAsked)
-                .map_err(|e| MachineError::refused(e.to_string()))?;
-            self.perform(actions);
-            return Ok(());
+            return self
+                .order(id, &Event::DeletionAsked)
+                .map_err(|e| MachineError::refused(e.to_string()));
         }
         if self.pairs.primary(id).is_some_and(|p| p.in_slot) {
             return self
@@ -143,8 +134,7 @@ impl Board {
         }
         self.netdevs.release(id);
         if let Some(standby) = &primary.config.failover_pair_id {
-            // What it was steered to is gone; the next primary is looked up afresh.
-            self.pairs.steering.remove(standby);
+            self.pairs.forget_steered_primary(standby);
         }
         if tell {
             let path = device_path(&primary.config, id);
