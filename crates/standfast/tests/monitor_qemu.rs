@@ -223,6 +223,10 @@ const INTENDED: &[(&str, &str)] = &[
     ("virtio-rng-pci.rombar:", "no ROM: there is no 'auto'"),
     ("pcie-root-port.rombar:", "no ROM: there is no 'auto'"),
     ("vfio-pci.rombar:", "on or off: there is no 'auto'"),
+    (
+        "virtio-net-pci.failover-",
+        "how the host's network follows a pair is ours",
+    ),
 ];
 
 fn by_name(list: &[Value]) -> BTreeMap<String, Value> {
