@@ -248,6 +248,9 @@ fn what_was_done_and_found_is_in_the_record() {
         for up in ["wire0", "far0", "br0"] {
             sh(&format!("ip link set {up} up"));
         }
+        eventually("the bridge forwards", || {
+            (sh("bridge link").matches("state forwarding").count() == 2).then_some(())
+        });
         let wanted = Wanted {
             standby: "net1".into(),
             vf: Some(2),
