@@ -2,11 +2,14 @@
 //!
 //! The guest cannot do it: net_failover says nothing when the path changes, and virtio-net's own
 //! announcement concerns a device that holds no address. RARP needs the MAC only; where the guest's
-//! addresses are known, gratuitous ARP and unsolicited neighbour advertisements refresh its neighbours
-//! too.
+//! addresses are known ([`crate::addresses`]), gratuitous ARP and unsolicited neighbour advertisements
+//! refresh its neighbours too.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+
+use crate::addresses::Address;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -99,6 +102,22 @@ pub fn neighbour_advertisement(mac: Mac, ip: Ipv6Addr, vlan: Option<u16>) -> Vec
     frame.extend(ALL_NODES.octets());
     frame.extend(message);
     padded(frame)
+}
+
+/// All that announces a guest, in order: RARP untagged and on each of its VLANs, then each of its addresses on the VLAN
+/// where it is.
+pub fn announcements(mac: Mac, vlans: &[u16], addresses: &[Address]) -> Vec<Vec<u8>> {
+    let tagged = vlans
+        .iter()
+        .copied()
+        .chain(addresses.iter().filter_map(|a| a.vlan));
+    let links: BTreeSet<Option<u16>> = [None].into_iter().chain(tagged.map(Some)).collect();
+    let mut frames: Vec<_> = links.into_iter().map(|vlan| rarp(mac, vlan)).collect();
+    frames.extend(addresses.iter().map(|Address { vlan, ip }| match ip {
+        IpAddr::V4(ip) => gratuitous_arp(mac, *ip, *vlan),
+        IpAddr::V6(ip) => neighbour_advertisement(mac, *ip, *vlan),
+    }));
+    frames
 }
 
 /// The checksum of RFC 4443, section 2.3, over the pseudo-header and the message.
@@ -259,6 +278,23 @@ mod tests {
         assert_eq!((&frame[22..28], &frame[32..38]), (&MAC[..], &MAC[..]));
         let tagged = rarp(MAC, Some(0x123));
         assert_eq!(tagged[12..18], [0x81, 0, 0x01, 0x23, 0x80, 0x35]);
+    }
+
+    #[test]
+    fn a_guest_is_announced_on_each_of_its_links() {
+        let v4 = Ipv4Addr::new(10, 9, 0, 2);
+        let v6 = "2001:db8::2".parse().expect("an address");
+        let on = |vlan, ip| Address { vlan, ip };
+        let addresses = [on(None, IpAddr::V4(v4)), on(Some(9), IpAddr::V6(v6))];
+        let expected = [
+            rarp(MAC, None),
+            rarp(MAC, Some(7)),
+            rarp(MAC, Some(9)),
+            gratuitous_arp(MAC, v4, None),
+            neighbour_advertisement(MAC, v6, Some(9)),
+        ];
+        assert_eq!(announcements(MAC, &[7], &addresses), expected);
+        assert_eq!(announcements(MAC, &[], &[]), [rarp(MAC, None)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The host side of a NIC: tap with vhost-net, hub, sockets and a network of our own; announcing; steering the host's
 //! switch.
 
+pub mod addresses;
 pub mod announce;
 mod child;
 pub mod dgram;
@@ -15,9 +16,11 @@ pub mod tap;
 mod testing;
 pub mod user;
 mod vhost;
+mod watched;
 mod wire;
 
 pub use netdev::Netdev;
 pub use offload::Offload;
 pub use vhost::VhostError;
+pub use watched::Watched;
 pub use wire::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
