@@ -5,6 +5,7 @@
 
 use crate::MachineError;
 use crate::address_map::AddressMap;
+use crate::announcing::Announcing;
 use crate::boot::{self, BootSource};
 use crate::build::Chipset;
 use crate::chardev::Chardev;
@@ -54,6 +55,7 @@ pub struct Board {
     pub(crate) chardevs: Vec<Chardev>,
     pub(crate) devices: Devices,
     pub(crate) netdevs: Netdevs,
+    pub(crate) announcing: Announcing,
     pub(crate) pairs: PairKeeper,
     pub(crate) outgoing: OutgoingSide,
     pub(crate) incoming: IncomingSide,
@@ -351,7 +353,7 @@ impl Board {
 
     /// When [`tick`](Self::tick) is due.
     pub fn next_deadline(&self) -> Option<Moment> {
-        [self.pairs.next_deadline(), self.netdevs.next_deadline()]
+        [self.pairs.next_deadline(), self.announcing.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -360,7 +362,7 @@ impl Board {
     /// Lets the waits end that are due.
     pub fn tick(&mut self, now: Moment) {
         self.pairs_tick(now);
-        self.netdevs.tick(now);
+        self.announce_due(now);
     }
 
     /// What a monitor is to read and write that shares character device `id` (`mux=on`). `for_people`: lines are edited.

@@ -3,6 +3,7 @@
 use crate::MachineError;
 use crate::acpi::{self, Description, HotplugSlot};
 use crate::address_map::{AddressMap, ECAM, PCI_IO, PCI_MEM32};
+use crate::announcing::Announcing;
 use crate::board::{Board, FIRST_PCI_LINE};
 use crate::bus::BoardBus;
 use crate::chardev::{Chardev, OutboxWriter};
@@ -371,6 +372,7 @@ pub fn build(
         chardevs,
         devices: Devices::new(),
         netdevs: Netdevs::new(),
+        announcing: Announcing::default(),
         pairs: PairKeeper::new(incoming),
         outgoing: OutgoingSide::new(),
         incoming: IncomingSide::new(),

@@ -264,13 +264,17 @@ impl Board {
         label: String,
         on_root_bus: bool,
     ) -> Result<Made, MachineError> {
+        let mac = net.mac.unwrap_or_else(|| self.next_mac());
         let backend: Arc<dyn virtio::NetBackend> = match &net.netdev {
-            Some(netdev) => self.netdevs.claim(netdev, "virtio-net-pci", key)?,
+            Some(netdev) => {
+                let watch = net.failover.then_some((mac, &self.control));
+                self.netdevs.claim(netdev, "virtio-net-pci", key, watch)?
+            }
             None => Arc::new(Unconnected),
         };
         let config = NetConfig {
             label,
-            mac: MacAddr(net.mac.unwrap_or_else(|| self.next_mac())),
+            mac: MacAddr(mac),
             failover: net.failover,
             mtu: net.host_mtu,
             queue_pairs: if net.mq {

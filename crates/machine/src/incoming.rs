@@ -182,6 +182,7 @@ impl Board {
             self.emit(MachineEvent::Resume);
         }
         self.target_resumed();
+        self.announce_arrival();
         if let Some(request) = self.pending_power.take() {
             self.power_request(request);
         }

@@ -9,6 +9,7 @@
 
 pub mod acpi;
 pub mod address_map;
+mod announcing;
 pub mod board;
 pub mod boot;
 pub mod build;

@@ -1,20 +1,20 @@
-//! The host's side of the machine's NICs: netdevs, and announcing through them.
+//! The host's side of the machine's NICs: netdevs.
 
 mod sockets;
 
 use crate::MachineError;
+use crate::control::Control;
 use crate::inspect::NetdevView;
 use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
-use failover::Moment;
 use memory::Ram;
-use net::announce::{AnnounceParameters, AnnounceSchedule, rarp};
+use net::Watched;
+use net::addresses::Addresses;
 use net::hub::Hub;
 use net::tap::{Script, Tap};
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
-use virtio::{MacAddr, NetBackend};
+use virtio::NetBackend;
 
 /// Resolves the descriptors that a user names: `getfd`'s names, or inherited numbers.
 pub trait FdSource {
@@ -31,12 +31,8 @@ struct Netdev {
     backend: Arc<dyn net::Netdev>,
     /// The device that uses it.
     user: Option<String>,
-}
-
-struct Announcing {
-    backend: Arc<dyn net::Netdev>,
-    mac: MacAddr,
-    schedule: AnnounceSchedule,
+    /// What was learned of that device's guest, if it is watched.
+    addresses: Option<Arc<Addresses>>,
 }
 
 /// All netdevs.
@@ -44,7 +40,6 @@ pub struct Netdevs {
     list: Vec<Netdev>,
     /// Those there are, by number; their ports keep them.
     hubs: HashMap<i32, Weak<Hub>>,
-    announcing: Vec<Announcing>,
 }
 
 /// Takes over a descriptor that was passed to this process.
@@ -138,7 +133,6 @@ impl Netdevs {
         Self {
             list: Vec::new(),
             hubs: HashMap::new(),
-            announcing: Vec::new(),
         }
     }
 
@@ -162,6 +156,7 @@ impl Netdevs {
             id: config.id.clone(),
             backend,
             user: None,
+            addresses: None,
         });
         Ok(())
     }
@@ -234,12 +229,14 @@ impl Netdevs {
         Ok(())
     }
 
-    /// The backend behind a netdev, for the device `user`.
+    /// The backend behind a netdev, for the device `user`; its guest's addresses are learned if `watch` says what its MAC
+    /// address is.
     pub(crate) fn claim(
         &mut self,
         id: &str,
         driver: &str,
         user: &str,
+        watch: Option<([u8; 6], &Control)>,
     ) -> Result<Arc<dyn NetBackend>, MachineError> {
         let owner = config::device_types::find(driver)
             .map_or_else(|| driver.to_owned(), |device| device.owner("netdev"));
@@ -253,7 +250,14 @@ impl Netdevs {
             )));
         }
         netdev.user = Some(user.to_owned());
-        Ok(netdev.backend.clone())
+        let Some((mac, control)) = watch else {
+            return Ok(netdev.backend.clone());
+        };
+        let addresses = Arc::new(Addresses::new(mac));
+        netdev.addresses = Some(Arc::clone(&addresses));
+        let clock = Arc::clone(control.host_clock());
+        let watched = Watched::new(netdev.backend.clone(), addresses, move || clock.now());
+        Ok(Arc::new(watched))
     }
 
     /// The device is gone: its netdev can be used by another.
@@ -264,15 +268,22 @@ impl Netdevs {
             .filter(|n| n.user.as_deref() == Some(user))
         {
             netdev.user = None;
+            netdev.addresses = None;
         }
     }
 
     /// What a device is on.
-    fn backend_of(&self, user: &str) -> Option<&Arc<dyn net::Netdev>> {
+    pub(crate) fn backend_of(&self, user: &str) -> Option<&Arc<dyn net::Netdev>> {
         self.list
             .iter()
             .find(|n| n.user.as_deref() == Some(user))
             .map(|n| &n.backend)
+    }
+
+    /// What was learned of a device's guest, if it is watched.
+    pub(crate) fn addresses_of(&self, user: &str) -> Option<&Addresses> {
+        let netdev = self.list.iter().find(|n| n.user.as_deref() == Some(user))?;
+        netdev.addresses.as_deref()
     }
 
     /// The interface of the host that a device is on, if it is on one.
@@ -290,50 +301,5 @@ impl Netdevs {
     pub(crate) fn unused(&self) -> Vec<NetdevView> {
         let unused = self.list.iter().filter(|n| n.user.is_none());
         unused.map(Netdev::view).collect()
-    }
-
-    /// Announces an address through the netdev of `user`, from now on by the schedule.
-    pub(crate) fn announce(
-        &mut self,
-        user: &str,
-        mac: MacAddr,
-        now: Moment,
-        parameters: AnnounceParameters,
-    ) {
-        let Some(backend) = self.backend_of(user).cloned() else {
-            return;
-        };
-        self.announcing
-            .retain(|a| !Arc::ptr_eq(&a.backend, &backend));
-        let schedule = AnnounceSchedule::starting(Duration::from_millis(now.as_ms()), parameters);
-        self.announcing.push(Announcing {
-            backend,
-            mac,
-            schedule,
-        });
-        self.tick(now);
-    }
-
-    pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        let due = self
-            .announcing
-            .iter()
-            .filter_map(|a| a.schedule.next_at())
-            .min()?;
-        Some(Moment::from_ms(
-            u64::try_from(due.as_millis()).unwrap_or(u64::MAX),
-        ))
-    }
-
-    /// Sends what is due.
-    pub(crate) fn tick(&mut self, now: Moment) {
-        for announcing in &mut self.announcing {
-            if announcing.schedule.due(Duration::from_millis(now.as_ms()))
-                && let Err(error) = announcing.backend.announce(&rarp(announcing.mac.0, None))
-            {
-                tracing::warn!(netdev = announcing.backend.describe(), %error, "the guest could not be announced");
-            }
-        }
-        self.announcing.retain(|a| a.schedule.next_at().is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! The machine's state as payloads, one a device, and back.
 
+use crate::announcing::LearnedState;
 use crate::board::Board;
 use crate::chipset::PowerRequest;
 use crate::chipset::fw_cfg::FwCfgState;
@@ -30,6 +31,9 @@ pub(crate) struct ChipsetState {
 
 const CHIPSET: &str = "chipset";
 const CHIPSET_VERSION: u32 = 2;
+/// What was learned of the guest's addresses; only where something was.
+const ADDRESSES: &str = "addresses";
+const ADDRESSES_VERSION: u32 = 1;
 const HOTPLUG: &str = "acpi-pci-hotplug";
 
 fn vcpu_name(index: usize) -> String {
@@ -159,6 +163,10 @@ impl Board {
             version: u32::from(hotplug.state_version()),
             bytes,
         });
+        let learned = self.learned();
+        if !learned.is_empty() {
+            all.push(payload(ADDRESSES, ADDRESSES_VERSION, &learned)?);
+        }
         for (name, function) in self.functions() {
             let bytes = function.device.save().map_err(Reason::new)?;
             all.push(DevicePayload {
@@ -186,6 +194,10 @@ impl Board {
         hotplug
             .restore(version, &saved.bytes)
             .map_err(Reason::new)?;
+        if let Some(saved) = payloads.take(ADDRESSES, ADDRESSES_VERSION)? {
+            let learned: Vec<LearnedState> = decode(&saved)?;
+            self.relearn(&learned);
+        }
         self.root.redecode_all();
         let saved = payloads.require(CHIPSET, CHIPSET_VERSION)?;
         self.load_chipset(decode(&saved)?)?;

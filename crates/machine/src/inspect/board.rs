@@ -75,6 +75,13 @@ impl Board {
         }
     }
 
+    /// How the host's network follows a standby.
+    fn steering_of(&self, key: &str) -> Option<String> {
+        let parts = [self.pairs.steering_of(key), self.announced_of(key)];
+        let text: Vec<String> = parts.into_iter().flatten().collect();
+        (!text.is_empty()).then(|| text.join("; "))
+    }
+
     fn pair_view(&self, pair: &Pair) -> PairView {
         let mut blockers = Vec::new();
         if pair.in_guest() && !self.run_state.is_running() {
@@ -199,7 +206,7 @@ impl Inspect for Board {
                 filter: nic.rx_filter(),
                 counters: nic.counters(),
                 netdev,
-                steering: self.pairs.steering_of(&device.key),
+                steering: self.steering_of(&device.key),
             })
         };
         self.devices.iter().filter_map(view).collect()

@@ -1,6 +1,7 @@
 //! Monitor's orders that need no machinery of their own: objects, announcements, a pair's path.
 
 use crate::MachineError;
+use crate::announcing::{Cause, Which};
 use crate::board::Board;
 use config::vm::{ObjectConfig, ObjectKind, VmConfig};
 use failover::Event;
@@ -20,6 +21,8 @@ pub struct AnnounceOrder {
     pub step_ms: u64,
     /// Only the NICs of these ids; `None` for all.
     pub interfaces: Option<Vec<String>>,
+    /// An order of the same name takes its place.
+    pub id: Option<String>,
 }
 
 /// Whether an object can be added to a machine of this configuration.
@@ -72,32 +75,21 @@ impl Board {
         Ok(())
     }
 
-    /// `announce-self`: announces NICs to the network, by the host's RARP and by the guest itself where it can.
+    /// `announce-self`: announces NICs to the network, by the host and by the guest itself where it can. Without rounds it
+    /// ends what an earlier order of the same id began.
     pub fn announce_self(&mut self, order: &AnnounceOrder) {
-        let now = self.control.now();
         let parameters = AnnounceParameters {
             initial_ms: order.initial_ms,
             max_ms: order.max_ms,
             rounds: order.rounds.into(),
             step_ms: order.step_ms,
         };
-        let wanted = |key: &str| {
-            let list = order.interfaces.as_ref();
-            list.is_none_or(|list| list.iter().any(|name| name == key))
+        let which = match &order.interfaces {
+            None => Which::All,
+            Some(names) => Which::Named(names.clone()),
         };
-        let nics: Vec<_> = self
-            .devices
-            .iter()
-            .filter(|device| wanted(&device.key))
-            .filter_map(|device| Some((device.key.clone(), self.devices.net(&device.key)?.clone())))
-            .collect();
-        for (key, nic) in nics {
-            if order.rounds > 0 {
-                nic.announce();
-            }
-            self.netdevs
-                .announce(&key, nic.configured_mac(), now, parameters);
-        }
+        let cause = Cause::Order(order.id.clone().unwrap_or_default());
+        self.begin_announcing(cause, which, parameters);
     }
 
     /// `failover-switch`: an operator wants a pair's traffic on one of its devices. `id` is the standby's or the primary's.

@@ -14,6 +14,7 @@ mod plugging;
 mod steering;
 mod unplugging;
 
+pub(crate) use steering::vlans_of;
 pub(crate) use unplugging::SlotWatcher;
 
 use crate::devices::{Made, Place};

@@ -40,7 +40,7 @@ pub(super) fn because(event: &Event) -> &'static str {
 }
 
 /// The VLANs that a driver asked for; none if it takes all, which says nothing.
-fn vlans_of(filter: &RxFilter) -> Vec<u16> {
+pub(crate) fn vlans_of(filter: &RxFilter) -> Vec<u16> {
     const EVERY_VLAN: usize = 4096;
     let vlans: Vec<u16> = filter.vlans().collect();
     if vlans.len() == EVERY_VLAN {
@@ -224,17 +224,5 @@ impl Board {
         if let Some(steering) = self.steering(standby) {
             lock(&steering).guest_left(self.pairs.because);
         }
-    }
-
-    /// Announces the guest by its standby: RARP by the host, and the guest's own announcement.
-    pub(crate) fn announce(&mut self, standby: &str) {
-        let Some(net) = self.devices.net(standby) else {
-            return;
-        };
-        net.announce();
-        let mac = net.configured_mac();
-        let now = self.now();
-        let parameters = self.outgoing.announce_parameters();
-        self.netdevs.announce(standby, mac, now, parameters);
     }
 }

@@ -152,24 +152,56 @@ fn size(text: &str, unit: u64) -> Result<u64, String> {
     }
 }
 
-/// `announce_self [interfaces] [id]`, with the rounds that migrations use by default.
+/// `announce_self [interfaces] [id]`, in the rounds that the migration parameters say.
 pub(crate) fn announce_self(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let interfaces = arguments
         .get("interfaces")
         .map(|list| list.split(',').map(str::to_owned).collect());
-    Ok(Action::silent(Command::AnnounceSelf(AnnounceParameters {
-        initial_ms: 50,
-        max_ms: 550,
-        rounds: 5,
-        step_ms: 100,
-        interfaces,
-        id: arguments.get("id").map(str::to_owned),
+    let id = arguments.get("id").map(str::to_owned);
+    Ok(Action::Steps(Box::new(|machine| {
+        let answer = machine.ask(Command::QueryMigrateParameters);
+        let announced = answer.and_then(|response| {
+            let parameters = MigrationParameters::try_from(response).unwrap_or_default();
+            let order = rounds_of(&parameters, interfaces, id);
+            machine.ask(Command::AnnounceSelf(order))
+        });
+        announced.map_or_else(|error| print::error(&error), |_| String::new())
     })))
+}
+
+fn rounds_of(
+    parameters: &MigrationParameters,
+    interfaces: Option<Vec<String>>,
+    id: Option<String>,
+) -> AnnounceParameters {
+    let number = |value: Option<u64>, default: i64| {
+        value.map_or(default, |value| i64::try_from(value).unwrap_or(i64::MAX))
+    };
+    AnnounceParameters {
+        initial_ms: number(parameters.announce_initial_ms, 50),
+        max_ms: number(parameters.announce_max_ms, 550),
+        rounds: number(parameters.announce_rounds, 5),
+        step_ms: number(parameters.announce_step_ms, 100),
+        interfaces,
+        id,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_announcement_goes_by_the_migration_parameters() {
+        let parameters = MigrationParameters {
+            announce_rounds: Some(2),
+            announce_max_ms: Some(u64::MAX),
+            ..MigrationParameters::default()
+        };
+        let order = rounds_of(&parameters, None, Some("x".into()));
+        assert_eq!((order.rounds, order.initial_ms, order.step_ms), (2, 50, 100));
+        assert_eq!((order.max_ms, order.id.as_deref()), (i64::MAX, Some("x")));
+    }
 
     #[test]
     fn sizes_have_suffixes() {

@@ -113,5 +113,6 @@ pub(super) fn announcement(order: AnnounceParameters) -> Result<AnnounceOrder, Q
             .map_err(|_| QmpError::invalid_value("rounds", "a number of announcements"))?,
         step_ms: ms("step", order.step_ms)?,
         interfaces: order.interfaces,
+        id: order.id,
     })
 }

@@ -1,0 +1,218 @@
+//! A machine with a pair in this process, and the model guest that uses it; time passes when a test says so.
+#![allow(dead_code)] // each test program uses its part
+
+use config::vm::{Accel, DeviceConfig, Incoming, NetdevConfig, VmConfig};
+use config::{Options, Source};
+use guest_model::*;
+use machine::clock::{Clocks, ManualClock};
+use machine::inspect::{Inspect, Path as Way};
+use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
+use migration::Capability;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x11, 0x11, 0x11];
+const TICK: Duration = Duration::from_millis(20);
+
+struct Ear(Sender<MachineEvent>);
+
+impl MachineListener for Ear {
+    fn event(&self, event: MachineEvent) {
+        // A test that has ended hears nothing any more.
+        let _ = self.0.send(event);
+    }
+}
+
+struct NoFds;
+
+impl FdSource for NoFds {
+    fn take(&self, name: &str) -> Result<OwnedFd, String> {
+        Err(format!("no descriptor '{name}'"))
+    }
+}
+
+/// What a machine is to be.
+#[derive(Default)]
+pub(crate) struct Wanted<'t> {
+    /// Native hotplug in ACPI's place.
+    pub(crate) native: bool,
+    /// The text of a hook, which can name the folder as `$here`.
+    pub(crate) hook: Option<&'t str>,
+    /// It awaits a migration.
+    pub(crate) incoming: bool,
+}
+
+/// A machine with a pair and a NIC without one, `plain0`.
+pub(crate) struct Host {
+    pub(crate) control: Control,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) bus: InProcessBus,
+    pub(crate) events: Receiver<MachineEvent>,
+    /// The host's ends of the NICs: the standby's, the primary's, the other one's.
+    pub(crate) ends: [HostEnd; 3],
+    pub(crate) guest: Option<Guest>,
+    pub(crate) now: Duration,
+    thread: Option<JoinHandle<u8>>,
+}
+
+fn device(text: &str) -> DeviceConfig {
+    let options = Options::parse(text, Some("driver")).unwrap();
+    DeviceConfig::from_options(options, Source::CommandLine).unwrap()
+}
+
+impl Host {
+    /// A machine that runs, without a guest.
+    pub(crate) fn start(folder: &Path, wanted: &Wanted<'_>) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let ends = ["standby", "primary", "plain"].map(|name| HostEnd::bind(folder, name).unwrap());
+        let mut config = VmConfig {
+            memory_bytes: 16 << 20,
+            ..VmConfig::default()
+        };
+        config.machine.accel = vec![Accel::Qtest];
+        config.machine.acpi_pci_hotplug = !wanted.native;
+        config.incoming = wanted.incoming.then_some(Incoming::Defer);
+        for (id, end) in ["n0", "n1", "n2"].into_iter().zip(&ends) {
+            let options = Options::parse(&end.netdev(id), Some("type")).unwrap();
+            let netdev = NetdevConfig::from_options(options, Source::CommandLine);
+            config.netdevs.push(netdev.unwrap());
+        }
+        let mut standby =
+            "virtio-net-pci,netdev=n0,id=standby0,bus=root0,failover=on,mac=52:54:00:11:11:11"
+                .to_owned();
+        if let Some(hook) = wanted.hook {
+            let program = folder.join("hook");
+            let here = folder.display();
+            fs::write(&program, format!("#!/bin/sh\nhere='{here}'\n{hook}\n")).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            standby += &format!(",failover-hook={}", program.display());
+        }
+        for text in [
+            "pcie-root-port,id=root0,bus=pcie.0,addr=0x1,chassis=1",
+            "pcie-root-port,id=root1,bus=pcie.0,addr=0x2,chassis=2",
+            &standby,
+            "virtio-net-pci,netdev=n1,id=primary0,bus=root1,failover_pair_id=standby0,mac=52:54:00:11:11:11",
+            "virtio-net-pci,netdev=n2,id=plain0,bus=pcie.0,addr=0x3,mac=52:54:00:22:22:22",
+        ] {
+            config.devices.push(device(text));
+        }
+        config.validate().unwrap();
+        let clock = ManualClock::new();
+        let (control, control_loop) = control_with(Clocks::manual(&clock));
+        let (sender, events) = channel();
+        let ear = Box::new(Ear(sender));
+        let mut board = machine::build(config, control.clone(), ear, &NoFds).unwrap();
+        board.power_up().unwrap();
+        let client = board.qtest().and_then(|qtest| qtest.client()).unwrap();
+        Self {
+            control,
+            clock,
+            bus: InProcessBus::new(client),
+            events,
+            ends,
+            guest: None,
+            now: Duration::ZERO,
+            thread: Some(std::thread::spawn(move || control_loop.run(board).0)),
+        }
+    }
+
+    /// A machine whose guest uses its primary.
+    pub(crate) fn on_primary(folder: &Path, wanted: &Wanted<'_>) -> Self {
+        let mut host = Self::start(folder, wanted);
+        let guest = Guest::boot(&mut host.bus, GuestOptions::default(), host.now).unwrap();
+        host.guest = Some(guest);
+        host.step_until("the primary", |host| host.way() == Way::Primary);
+        host
+    }
+
+    /// Lets a moment pass.
+    pub(crate) fn step(&mut self) {
+        self.now += TICK;
+        self.clock.advance(TICK);
+        if let Some(guest) = &mut self.guest {
+            guest.step(&mut self.bus, self.now).unwrap();
+        }
+        std::thread::yield_now();
+    }
+
+    pub(crate) fn step_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !done(self) {
+            assert!(Instant::now() < end, "waited in vain for: {what}");
+            self.step();
+        }
+    }
+
+    /// The path of the traffic, as the machine has it.
+    pub(crate) fn way(&self) -> Way {
+        let pairs = self.control.ask(|board| Inspect::pairs(board)).unwrap();
+        pairs[0].path
+    }
+
+    pub(crate) fn primary(&self) -> Bdf {
+        self.guest.as_ref().unwrap().masters()[0].primary.unwrap()
+    }
+
+    pub(crate) fn order(&self, path: Way) -> bool {
+        let order =
+            move |board: &mut machine::Board| board.failover_switch("primary0", path).is_ok();
+        self.control.ask(order).unwrap()
+    }
+
+    /// Moves the guest to `target`.
+    pub(crate) fn migrate(&mut self, target: &mut Self, socket: &Path) {
+        let uri = format!("unix:{}", socket.display());
+        let listen = uri.clone();
+        let listening = target.control.ask(move |board| {
+            board
+                .migrate_incoming(&listen, false, &mut |_| None)
+                .is_ok()
+        });
+        assert!(listening.unwrap());
+        let asked = self.control.ask(move |board| {
+            board
+                .migrate_set_capabilities(&[(Capability::Events, true)])
+                .unwrap();
+            board.migrate(&uri, &mut |_| None, Box::new(|_| {}));
+        });
+        assert!(asked.is_ok());
+        let mut states = Vec::new();
+        let end = Instant::now() + Duration::from_secs(10);
+        let was = |states: &[String], state| states.iter().any(|seen| seen == state);
+        while !was(&states, "completed") {
+            assert!(Instant::now() < end, "{states:?}");
+            // From `active` on the guest may be stopped at any moment: its processor stands still.
+            if !was(&states, "active") {
+                self.step();
+            }
+            states.extend(self.events.try_iter().filter_map(|event| match event {
+                MachineEvent::Migration(state) => Some(state),
+                _ => None,
+            }));
+        }
+        target.guest = self.guest.take();
+        target.now = self.now;
+    }
+
+    /// Ends the machine.
+    pub(crate) fn quit(&mut self) {
+        self.control.post(|board| board.quit("host-qmp-quit"));
+        if let Some(thread) = self.thread.take() {
+            assert_eq!(thread.join().unwrap(), 0);
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.quit();
+        }
+    }
+}
