@@ -199,7 +199,10 @@ mod tests {
             ..MigrationParameters::default()
         };
         let order = rounds_of(&parameters, None, Some("x".into()));
-        assert_eq!((order.rounds, order.initial_ms, order.step_ms), (2, 50, 100));
+        assert_eq!(
+            (order.rounds, order.initial_ms, order.step_ms),
+            (2, 50, 100)
+        );
         assert_eq!((order.max_ms, order.id.as_deref()), (i64::MAX, Some("x")));
     }
 
