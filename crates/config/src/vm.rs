@@ -101,6 +101,8 @@ pub struct VmConfig {
     pub rtc_base: RtcBase,
     /// `-qtest`.
     pub qtest: Option<QtestConfig>,
+    /// `-failover-report`: where the page of the last migrations and failovers goes.
+    pub failover_report: Option<PathBuf>,
 }
 
 /// Where the client is that stands in for the processors.
@@ -266,6 +268,7 @@ impl Default for VmConfig {
             fd_sets: Vec::new(),
             rtc_base: RtcBase::default(),
             qtest: None,
+            failover_report: None,
         }
     }
 }

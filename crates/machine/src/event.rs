@@ -1,5 +1,8 @@
 //! What the machine tells its monitors.
 
+use failover::Path;
+use migration::{Info, State};
+
 /// An event of the machine, in the words of QAPI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineEvent {
@@ -84,8 +87,26 @@ pub enum MachineEvent {
     },
 }
 
+/// A change of a migration's state, with what is known at that moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MigrationNews {
+    /// The guest leaves, or else comes.
+    pub outgoing: bool,
+    /// The new state.
+    pub state: State,
+    /// What `query-migrate` says now.
+    pub info: Info,
+    /// Each pair's standby, and which way its traffic takes.
+    pub paths: Vec<(String, Path)>,
+}
+
 /// Told on the control thread, in order; must not block.
 pub trait MachineListener: Send {
     /// See [`MachineEvent`].
     fn event(&self, event: MachineEvent);
+
+    /// Told of each change, whether or not a client asked for its event, and before that.
+    fn migration(&self, news: MigrationNews) {
+        let _ = news;
+    }
 }

@@ -140,7 +140,7 @@ impl Board {
             on_change: Box::new(move |_, to: State| {
                 // The first one is told below, before the answer.
                 if to != State::Setup {
-                    control.post(move |board| board.migration_state(to));
+                    control.post(move |board| board.migration_state(false, to));
                 }
             }),
             validate_uuid: self.outgoing.capabilities.has(Capability::ValidateUuid),
@@ -153,7 +153,7 @@ impl Board {
         let incoming = Incoming::start(listener, Box::new(target), options)
             .map_err(|e| refused(e.to_string()))?;
         self.incoming.current = Some(incoming);
-        self.migration_state(State::Setup);
+        self.migration_state(false, State::Setup);
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub use board::Board;
 pub use build::build;
 pub use control::{Control, ControlLoop, Ended, control, control_with};
 pub use error::MachineError;
-pub use event::{MachineEvent, MachineListener};
+pub use event::{MachineEvent, MachineListener, MigrationNews};
 pub use network::FdSource;
 pub use outgoing::MigrateReply;
 pub use run_state::{IllegalTransition, RunState};

@@ -7,7 +7,7 @@ use crate::MachineError;
 use crate::board::Board;
 use crate::clock::MigrationClock;
 use crate::control::Control;
-use crate::event::MachineEvent;
+use crate::event::{MachineEvent, MigrationNews};
 use crate::run_state::RunState;
 use hypervisor::Accelerator;
 use memory::{DirtyPages, Ram};
@@ -256,7 +256,7 @@ impl Board {
             on_change: Box::new(move |_, to: State| {
                 // The first one is told below, before the answer.
                 if to != State::Setup {
-                    control.post(move |board| board.migration_state(to));
+                    control.post(move |board| board.migration_state(true, to));
                 }
             }),
         };
@@ -267,7 +267,7 @@ impl Board {
         match Outgoing::start(Box::new(source), options, named_fd) {
             Ok(outgoing) => {
                 self.outgoing.current = Some(outgoing);
-                self.migration_state(State::Setup);
+                self.migration_state(true, State::Setup);
                 if at_once {
                     self.outgoing.answer(Ok(()));
                 }
@@ -300,8 +300,22 @@ impl Board {
         }
     }
 
-    /// The state changed; told in order.
-    pub(crate) fn migration_state(&mut self, state: State) {
+    /// The state of the migration from here, or else to here, changed; told in order.
+    pub(crate) fn migration_state(&mut self, outgoing: bool, state: State) {
+        let info = if outgoing {
+            self.outgoing.info()
+        } else {
+            self.incoming.info()
+        };
+        let paths = self.pairs.pairs().iter();
+        self.listener.migration(MigrationNews {
+            outgoing,
+            state,
+            info: info.unwrap_or_default(),
+            paths: paths
+                .map(|pair| (pair.standby().to_owned(), pair.path()))
+                .collect(),
+        });
         if self.outgoing.capabilities.has(Capability::Events) {
             self.emit(MachineEvent::Migration(state.name().to_owned()));
         }

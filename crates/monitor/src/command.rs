@@ -313,6 +313,8 @@ commands! {
 
     /// The pairs.
     "query-failover" QueryFailover () => Vec<FailoverInfo>;
+    /// The last migrations and failovers on this side: what was when.
+    "query-failover-report" QueryFailoverReport () => Value;
     /// Moves a pair's traffic to one of its devices.
     "failover-switch" FailoverSwitch {
         /// The standby's id.

@@ -25,3 +25,4 @@ pub use document::{
 pub use file::{WriteError, write_atomically, write_both};
 pub use page::page;
 pub use progress::{Progress, progress_line};
+pub use scale::utc;

@@ -118,6 +118,29 @@ pub(crate) fn rate(bytes_per_s: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// A moment since 1970 (in microseconds) by the calendar: `2026-11-25 17:40:12`, in UTC.
+#[must_use]
+pub fn utc(epoch_us: u64) -> String {
+    let seconds = epoch_us / 1_000_000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // The Gregorian calendar in eras of 400 years, each year beginning with March, so that the leap day is its last.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
 /// How wide a text of 11 pixels is, about: there is nobody to ask.
 pub(crate) fn text_width(text: &str) -> f64 {
     text.chars()
@@ -144,6 +167,19 @@ mod tests {
         assert_eq!(ticks.get(1), Some(&1000.0));
         assert!(ticks.len() <= 12 && ticks.iter().all(|t| scale.contains(*t)));
         assert!(!Scale::new(0.0, 0.0, 0.0, 1.0).ticks().is_empty());
+    }
+
+    #[test]
+    fn the_calendar_is_right() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_709_251_199, "2024-02-29 23:59:59"),
+            (1_767_225_599, "2025-12-31 23:59:59"),
+        ] {
+            assert_eq!(utc(seconds * 1_000_000), text);
+        }
+        assert!(!utc(u64::MAX).is_empty());
     }
 
     #[test]

@@ -23,6 +23,8 @@ use machine::{Board, Control, MachineError};
 use monitor::types::VersionTriple;
 use monitor::{Backend, Command, Identity, QmpError, Reply, Response};
 
+use crate::record::Recorder;
+
 /// The release of QEMU whose protocol is spoken.
 const QEMU: VersionTriple = VersionTriple {
     major: 10,
@@ -47,14 +49,16 @@ pub fn identity() -> Identity {
 pub struct MachineBackend {
     control: Control,
     globals: Vec<config::vm::GlobalProperty>,
+    recorder: Recorder,
 }
 
 impl MachineBackend {
-    /// In front of the machine behind `control`.
-    pub fn new(control: Control, config: &VmConfig) -> Self {
+    /// In front of the machine behind `control`, whose failovers are in `recorder`.
+    pub fn new(control: Control, config: &VmConfig, recorder: Recorder) -> Self {
         Self {
             control,
             globals: config.globals.clone(),
+            recorder,
         }
     }
 }
@@ -73,8 +77,21 @@ fn done(result: Result<(), MachineError>) -> Answer {
     result.map(|()| ().into()).map_err(error)
 }
 
+/// `query-failover-report`.
+fn failover_report(document: &report::Document) -> Answer {
+    let value = serde_json::to_value(document).map_err(|e| QmpError::generic(e.to_string()))?;
+    Ok(value.into())
+}
+
 impl Backend for MachineBackend {
     fn submit(&self, command: Command, reply: Reply) {
+        if command == Command::QueryFailoverReport {
+            let recorder = self.recorder.clone();
+            // In its turn, as any other: what was done before is in it.
+            return self
+                .control
+                .post(move |_| reply.send(failover_report(&recorder.document())));
+        }
         let globals = self.globals.clone();
         self.control
             .post(move |board| execute(board, command, reply, &globals));

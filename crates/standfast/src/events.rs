@@ -1,18 +1,21 @@
 //! The machine's events in the monitors' words.
 
-use machine::{MachineEvent, MachineListener};
+use machine::{MachineEvent, MachineListener, MigrationNews};
 use monitor::types::{FailoverPath, MigrationStatus, ShutdownCause};
 use monitor::{Event, EventSink};
 
-/// Hands the machine's events to the monitors.
+use crate::record::Recorder;
+
+/// Hands the machine's events to the monitors, and to the record of failovers.
 pub struct EventForwarder {
     sink: EventSink,
+    recorder: Recorder,
 }
 
 impl EventForwarder {
-    /// To this sink.
-    pub fn new(sink: EventSink) -> Self {
-        Self { sink }
+    /// To this sink and this record.
+    pub fn new(sink: EventSink, recorder: Recorder) -> Self {
+        Self { sink, recorder }
     }
 }
 
@@ -21,6 +24,10 @@ fn cause(reason: &str) -> ShutdownCause {
 }
 
 impl MachineListener for EventForwarder {
+    fn migration(&self, news: MigrationNews) {
+        self.recorder.migration(&news);
+    }
+
     fn event(&self, event: MachineEvent) {
         let event = match event {
             MachineEvent::Stop => Event::Stop,
@@ -89,6 +96,7 @@ impl MachineListener for EventForwarder {
                 Event::NicRxFilterChanged { name: id, path }
             }
         };
+        self.recorder.event(&event);
         self.sink.emit(event);
     }
 }

@@ -20,6 +20,7 @@ pub mod events;
 pub mod log;
 pub mod pidfile;
 pub mod probe;
+pub mod record;
 pub mod run;
 pub mod startup;
 

@@ -15,6 +15,7 @@ use monitor::{EventSink, Monitors};
 use crate::backend::{MachineBackend, identity};
 use crate::endpoints::{open_monitors, shared_monitors};
 use crate::events::EventForwarder;
+use crate::record::Recorder;
 use crate::startup::Startup;
 
 /// How long clients may take to read the last answers and events.
@@ -49,7 +50,9 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         Clocks::host()
     };
     let (control, control_loop) = control_with(clocks);
-    let backend = Arc::new(MachineBackend::new(control.clone(), &config));
+    let (recorder, woken) = Recorder::new(config.name.as_deref().unwrap_or_default());
+    let backend = MachineBackend::new(control.clone(), &config, recorder.clone());
+    let backend = Arc::new(backend);
     let mut monitors = Monitors::new(identity(), backend, events.clone())?;
     let incoming = config.incoming.clone();
 
@@ -57,7 +60,7 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     // is answered once the control thread runs.
     let endpoints = open_monitors(&config)?;
     let qtest_server = open_qtest(&config)?;
-    let forwarder = Box::new(EventForwarder::new(events));
+    let forwarder = Box::new(EventForwarder::new(events, recorder.clone()));
     let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
     let shared = shared_monitors(&config, &board)?;
     // As QEMU does, once nothing is wrong that would end the program.
@@ -79,10 +82,12 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     for (wanted, endpoint) in endpoints.into_iter().chain(shared) {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
+    let writer = recorder.start(woken, control.clone(), config.failover_report.clone())?;
     end_on_signals(control)?;
     startup.ready().context("-daemonize")?;
     let (status, board) = control_loop.run(board);
     board.flush();
+    writer.finish();
     monitors.close(GOODBYE);
     drop(board);
     Ok(ExitCode::from(status))

@@ -11,6 +11,7 @@ const INTENDED: &[(&str, &str)] = &[
         "QEMU dropped it for query-qmp-schema; older clients ask for it",
     ),
     ("query-failover: not in QEMU", "ours"),
+    ("query-failover-report: not in QEMU", "ours"),
     ("failover-switch: not in QEMU", "ours"),
     ("x-query-network: not in QEMU", "ours, for `info network`"),
     ("x-query-qtree: not in QEMU", "ours, for `info qtree`"),

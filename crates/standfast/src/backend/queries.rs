@@ -88,6 +88,8 @@ pub(crate) fn answer(machine: &dyn Inspect, query: Command) -> Answer {
             ));
         }
         Command::QueryFailover => pairs::pairs(machine).into(),
+        // A machine that runs answers from its record; one that was never built has nothing to report.
+        Command::QueryFailoverReport => super::failover_report(&report::Document::default())?,
         Command::QueryNetwork => network::clients(machine).into(),
         Command::QueryQtree => qom::qtree(machine).into(),
         Command::QueryRoms => roms(machine).into(),

@@ -394,6 +394,14 @@ pub static OPTIONS: &[OptionSpec] = &[
         apply::incoming,
     ),
     option(
+        "failover-report",
+        &[],
+        Some("FILE"),
+        Migration,
+        "write what happened in the last migrations and failovers to FILE, a page for a browser, and beside it as JSON (FILE with the ending .json), whenever one has ended and at the end",
+        apply::failover_report,
+    ),
+    option(
         "only-migratable",
         &[],
         None,

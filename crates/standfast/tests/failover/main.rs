@@ -8,3 +8,4 @@ mod migrate;
 mod pair;
 mod pci;
 mod protocol;
+mod report;

@@ -7,16 +7,16 @@ use serde_json::json;
 use std::path::Path;
 
 /// The eject register of the hotplug block; the selector is beyond it.
-const EJECT: &str = "outl 0xcc8 1";
+pub(crate) const EJECT: &str = "outl 0xcc8 1";
 const MORE_PORTS: &str = "-device pcie-root-port,id=root2,addr=0x3,bus=pcie.0,chassis=3 \
      -device pcie-root-port,id=root3,addr=0x4,bus=pcie.0,chassis=4 -netdev user,id=hs2 -netdev user,id=hs3 ";
 
-fn migrate(machine: &mut Machine, file: &Path) {
+pub(crate) fn migrate(machine: &mut Machine, file: &Path) {
     let uri = format!("exec: cat > {}", file.display());
     machine.qmp("migrate", json!({ "uri": uri })).unwrap();
 }
 
-fn incoming(machine: &mut Machine, file: &Path) {
+pub(crate) fn incoming(machine: &mut Machine, file: &Path) {
     let events = json!({"capabilities": [{"capability": "events", "state": true}]});
     machine.qmp("migrate-set-capabilities", events).unwrap();
     let uri = format!("exec: cat {}", file.display());
@@ -37,7 +37,7 @@ fn plugged() -> Machine {
     machine
 }
 
-fn resumed(machine: &mut Machine) {
+pub(crate) fn resumed(machine: &mut Machine) {
     machine.event("RESUME");
     assert_eq!(machine.status(), "completed");
 }

@@ -235,6 +235,14 @@ pub(super) fn incoming(builder: &mut Builder, argument: &str) -> Outcome {
     Ok(())
 }
 
+pub(super) fn failover_report(builder: &mut Builder, argument: &str) -> Outcome {
+    if argument.is_empty() {
+        return refuse("expected a file");
+    }
+    builder.config.failover_report = Some(argument.into());
+    Ok(())
+}
+
 pub(super) fn only_migratable(builder: &mut Builder, _: &str) -> Outcome {
     builder.only_migratable = true;
     Ok(())
