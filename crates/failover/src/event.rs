@@ -1,7 +1,7 @@
 //! What goes into a pair and what comes out of it.
 
-use crate::reason::{Reason, Refusal};
-use crate::state::Path;
+use crate::reason::{PlugError, Reason, Refusal};
+use crate::state::{Path, PathWhy};
 
 /// What happened to one pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,9 @@ pub enum Event {
     /// [`Action::Plug`] was carried out: the device is in its slot and the guest is told.
     PlugSucceeded,
     /// [`Action::Plug`] failed; the slot is empty.
-    PlugFailed(String),
+    PlugFailed(PlugError),
+    /// [`Action::Plug`] was broken off, as [`Action::BreakOffPlug`] wanted; the slot is empty.
+    PlugBrokenOff,
     /// The guest's driver took the primary: it enabled bus mastering. A machine that cannot see
     /// this sends it right after [`Event::PlugSucceeded`].
     DriverIn,
@@ -29,8 +31,14 @@ pub enum Event {
     GuestLetGo,
     /// The guest answered a request to unplug with no.
     UnplugRefused(String),
-    /// The device reported an error it does not recover from.
+    /// [`Action::AskUnplug`] could not be carried out.
+    UnplugNotAsked(String),
+    /// The device reported an error it does not recover from, or the host wants it back.
     DeviceFailed(String),
+    /// The host sees that the primary's link is down. May be told again.
+    LinkDown,
+    /// The host sees that the primary's link is up. May be told again.
+    LinkUp,
     /// An operator wants the guest's traffic on this path.
     OperatorSwitch(Path),
     /// `device_del` of the primary.
@@ -49,11 +57,15 @@ impl Event {
             Event::MachineReset => "MachineReset",
             Event::PlugSucceeded => "PlugSucceeded",
             Event::PlugFailed(_) => "PlugFailed",
+            Event::PlugBrokenOff => "PlugBrokenOff",
             Event::DriverIn => "DriverIn",
             Event::DriverOut => "DriverOut",
             Event::GuestLetGo => "GuestLetGo",
             Event::UnplugRefused(_) => "UnplugRefused",
+            Event::UnplugNotAsked(_) => "UnplugNotAsked",
             Event::DeviceFailed(_) => "DeviceFailed",
+            Event::LinkDown => "LinkDown",
+            Event::LinkUp => "LinkUp",
             Event::OperatorSwitch(_) => "OperatorSwitch",
             Event::DeletionAsked => "DeletionAsked",
             Event::PrimaryGone => "PrimaryGone",
@@ -66,13 +78,19 @@ impl Event {
 pub enum Action {
     /// Open and map the primary if that is not done yet, reset it, put it into its slot and tell the
     /// guest. The VF's administrative MAC must be set before the guest's driver probes: at the
-    /// latest when the guest enables memory decoding. Answer with [`Event::PlugSucceeded`] or
-    /// [`Event::PlugFailed`], exactly one of them.
+    /// latest when the guest enables memory decoding. Answer with [`Event::PlugSucceeded`],
+    /// [`Event::PlugFailed`] or [`Event::PlugBrokenOff`], exactly one of them.
     Plug {
         /// Id of the primary.
         primary: String,
         /// Counted from 1 for each way in.
         attempt: u32,
+    },
+    /// The plug under way is not wanted any more: break it off if that is still possible. It is
+    /// answered all the same, as [`Action::Plug`] says.
+    BreakOffPlug {
+        /// Id of the primary.
+        primary: String,
     },
     /// Take the primary out of its slot without asking: the guest was reset.
     Withdraw {
@@ -119,7 +137,8 @@ pub enum Action {
         /// Id of the primary.
         primary: String,
     },
-    /// The guest runs elsewhere: the primary's host resources may be closed.
+    /// The host's resources of the primary are to be closed: the guest runs elsewhere, or the device
+    /// failed, or the host wants it back. A later [`Action::Plug`] opens it afresh.
     Release {
         /// Id of the primary.
         primary: String,
@@ -128,7 +147,14 @@ pub enum Action {
     Emit(Notice),
     /// No primary is in the guest: the outgoing migration may leave wait-unplug.
     LetMigrationProceed,
-    /// The outgoing migration must fail with this. The roll-back of the pairs follows in the same
+    /// A wait of the outgoing migration ended otherwise than by the guest's eject, and well.
+    UnplugMoot {
+        /// Id of the primary.
+        primary: String,
+        /// How.
+        reason: Reason,
+    },
+    /// The outgoing migration must end with this. The roll-back of the pairs follows in the same
     /// list of actions.
     RefuseMigration(Refusal),
 }
@@ -158,20 +184,28 @@ pub enum Notice {
         standby: String,
         /// The path from now on.
         path: Path,
+        /// Why.
+        why: PathWhy,
     },
     /// The primary is not where it should be; told again whenever the reason changes.
     PrimaryMissing {
-        /// Id of the primary.
-        primary: String,
+        /// Id of the standby.
+        standby: String,
+        /// Id of the primary, if the pair has one.
+        primary: Option<String>,
         /// Why.
         reason: Reason,
     },
-    /// An unplug outside of a migration came to nothing; the primary stays with the guest.
+    /// An unplug came to nothing; the primary stays with the guest.
     UnplugFailed {
+        /// Id of the standby.
+        standby: String,
         /// Id of the primary.
         primary: String,
         /// Why.
         reason: Reason,
+        /// A migration waited for it; QEMU has no event for that.
+        for_migration: bool,
     },
 }
 

@@ -52,10 +52,10 @@ mod state;
 
 pub use clock::{Moment, Timing};
 pub use event::{Action, Event, Notice};
-pub use pair::{Consent, Hold, Pair};
+pub use pair::{Consent, Hold, Pair, Situation, WhenPaused};
 pub use pairing::{CLASS_ETHERNET, PairingError, PairingWarning, PrimarySpec, Slot, StandbySpec};
-pub use pairs::{Added, Gate, Pairs, Placing, When};
-pub use reason::{Reason, Refusal};
+pub use pairs::{Added, Dangling, Gate, Pairs, Placing, When};
+pub use reason::{PlugError, PlugFault, Reason, Refusal};
 pub use state::{
-    HiddenWhy, Illegal, ParkedWhy, Path, Phase, PlugStage, State, TRANSITIONS, UnplugWhy,
+    HiddenWhy, Illegal, ParkedWhy, Path, PathWhy, Phase, PlugStage, State, TRANSITIONS, UnplugWhy,
 };

@@ -45,6 +45,8 @@ pub struct PrimarySpec {
     /// Whether its state can be migrated. As long as it has no standby, a migration takes it for an ordinary device then;
     /// otherwise it blocks one.
     pub migratable: bool,
+    /// For how long its link may be down, in ms, before the guest is moved to its standby; 0 for ever.
+    pub link_timeout_ms: u64,
 }
 
 /// PCI base class and subclass of an Ethernet controller.

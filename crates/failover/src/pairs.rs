@@ -2,7 +2,7 @@
 
 use crate::clock::{Moment, Timing};
 use crate::event::{Action, Event};
-use crate::pair::{Hold, Pair};
+use crate::pair::{Hold, Pair, WhenPaused};
 use crate::pairing::{PairingError, PairingWarning, PrimarySpec, StandbySpec};
 use crate::reason::{Reason, Refusal};
 use crate::state::Illegal;
@@ -52,6 +52,19 @@ pub struct Added {
     pub warnings: Vec<PairingWarning>,
 }
 
+/// A primary that names a standby which does not exist, as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dangling<'p> {
+    /// Its id.
+    pub primary: &'p str,
+    /// The id that it names.
+    pub standby: &'p str,
+    /// It is an ordinary device to the guest.
+    pub visible: bool,
+    /// A migration would have to leave it behind.
+    pub blocks_migration: bool,
+}
+
 /// A primary whose standby does not exist.
 #[derive(Debug, Clone)]
 struct Orphan {
@@ -68,6 +81,7 @@ pub struct Pairs {
     gate: Gate,
     timing: Timing,
     guest_running: bool,
+    when_paused: WhenPaused,
 }
 
 impl Pairs {
@@ -79,6 +93,7 @@ impl Pairs {
             gate: Gate::Idle,
             timing,
             guest_running: true,
+            when_paused: WhenPaused::default(),
         }
     }
 
@@ -132,11 +147,20 @@ impl Pairs {
         }
     }
 
-    /// Whether the vCPUs run: a stopped guest cannot answer, and that is then the reason told.
-    pub fn set_guest_running(&mut self, running: bool) {
+    /// What migrations do from now on whose guest is paused.
+    pub fn set_when_paused(&mut self, policy: WhenPaused) {
+        self.when_paused = policy;
+        for (_, pair) in &mut self.pairs {
+            pair.set_when_paused(policy);
+        }
+    }
+
+    /// Whether the vCPUs run: a stopped guest cannot answer. Its waits stand still, or end with that for
+    /// a reason, as [`Pairs::set_when_paused`] says.
+    pub fn set_guest_running(&mut self, now: Moment, running: bool) {
         self.guest_running = running;
         for (_, pair) in &mut self.pairs {
-            pair.set_guest_running(running);
+            pair.set_guest_running(now, running);
         }
     }
 
@@ -233,7 +257,7 @@ impl Pairs {
             return Ok(added);
         };
         added.warnings.extend(spec.check_with(&id, standby)?);
-        pair.add_primary(now, id, &mut added.actions)
+        pair.add_primary(now, id, spec.link_timeout_ms, &mut added.actions)
             .map_err(internal)?;
         Ok(added)
     }
@@ -252,18 +276,20 @@ impl Pairs {
             warnings: Vec::new(),
         };
         let mut pair = Pair::new(now, spec.id.clone(), self.hold(), self.timing);
-        pair.set_guest_running(self.guest_running);
+        pair.set_when_paused(self.when_paused);
+        pair.set_guest_running(now, self.guest_running);
         if let Some(at) = self.orphans.iter().position(|o| o.spec.standby == spec.id)
             && let Some(orphan) = self.orphans.get(at)
         {
             added
                 .warnings
                 .extend(orphan.spec.check_with(&orphan.id, &spec)?);
-            let id = orphan.id.clone();
+            let (id, link_timeout_ms) = (orphan.id.clone(), orphan.spec.link_timeout_ms);
             if orphan.visible {
-                pair.adopt_visible(now, id).map_err(internal)?;
+                pair.adopt_visible(now, id, link_timeout_ms)
+                    .map_err(internal)?;
             } else {
-                pair.add_primary(now, id, &mut added.actions)
+                pair.add_primary(now, id, link_timeout_ms, &mut added.actions)
                     .map_err(internal)?;
             }
             self.orphans.remove(at);
@@ -434,20 +460,34 @@ impl Pairs {
 
     /// What makes a migration impossible before anything is asked.
     fn obstacle(&self) -> Option<Refusal> {
-        let in_the_way = |o: &&Orphan| o.visible && !o.spec.migratable;
-        if let Some(orphan) = self.orphans.iter().find(in_the_way) {
-            let reason = Reason::NoStandby {
-                standby: orphan.spec.standby.clone(),
-            };
-            return Some(Refusal {
-                primary: orphan.id.clone(),
-                reason,
-            });
-        }
-        let in_guest = self.iter().find(|p| p.in_guest())?;
-        (!self.guest_running).then(|| Refusal {
-            primary: in_guest.primary().unwrap_or_default().to_owned(),
+        self.obstacles().next()
+    }
+
+    /// What would stop a migration that began now, before anything is asked: each primary, and why.
+    pub fn obstacles(&self) -> impl Iterator<Item = Refusal> {
+        let dangling = self.dangling().filter(|d| d.blocks_migration);
+        let dangling = dangling.map(|d| Refusal {
+            primary: d.primary.to_owned(),
+            reason: Reason::NoStandby {
+                standby: d.standby.to_owned(),
+            },
+        });
+        let paused = !self.guest_running && self.when_paused == WhenPaused::Refuse;
+        let waiting = self.iter().filter(move |p| paused && p.needs_guest());
+        let waiting = waiting.map(|p| Refusal {
+            primary: p.primary().unwrap_or_default().to_owned(),
             reason: Reason::GuestPaused,
+        });
+        dangling.chain(waiting)
+    }
+
+    /// Primaries that name a standby which does not exist.
+    pub fn dangling(&self) -> impl Iterator<Item = Dangling<'_>> {
+        self.orphans.iter().map(|orphan| Dangling {
+            primary: &orphan.id,
+            standby: &orphan.spec.standby,
+            visible: orphan.visible,
+            blocks_migration: orphan.visible && !orphan.spec.migratable,
         })
     }
 
@@ -501,7 +541,6 @@ impl Pairs {
         if self.gate != from {
             return Err(Illegal::NoMigration);
         }
-        self.set_guest_running(true);
         self.transact(now, |this, out| {
             this.gate = Gate::Idle;
             for (_, pair) in &mut this.pairs {

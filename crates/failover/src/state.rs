@@ -14,6 +14,43 @@ pub enum Path {
     Primary,
 }
 
+/// Why the guest's traffic changed its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PathWhy {
+    /// To the primary: its driver is in and its link not known to be down.
+    DriverReady,
+    /// To the primary: its driver was in, and now its link is up.
+    LinkUp,
+    /// To the standby, for a request to unplug.
+    Unplug(UnplugWhy),
+    /// The driver left it, unasked.
+    DriverGone,
+    /// The device failed.
+    DeviceFailed,
+    /// The guest was reset.
+    GuestRebooted,
+    /// The guest removed it, unasked.
+    GuestRemovedIt,
+    /// The host took it away.
+    PrimaryGone,
+}
+
+impl PathWhy {
+    /// The word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            PathWhy::DriverReady => "driver-ready",
+            PathWhy::LinkUp => "link-up",
+            PathWhy::Unplug(why) => why.name(),
+            PathWhy::DriverGone => "driver-gone",
+            PathWhy::DeviceFailed => "device-failed",
+            PathWhy::GuestRebooted => "guest-rebooted",
+            PathWhy::GuestRemovedIt => "guest-removed-it",
+            PathWhy::PrimaryGone => "primary-gone",
+        }
+    }
+}
+
 /// Why the primary is hidden.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HiddenWhy {
@@ -26,7 +63,7 @@ pub enum HiddenWhy {
 }
 
 /// Why the guest was asked to let go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UnplugWhy {
     /// An outgoing migration waits for it.
     Migration,
@@ -38,6 +75,27 @@ pub enum UnplugWhy {
     NotAccepted,
     /// The device reported an error; it is plugged again once let go.
     DeviceFailed,
+    /// Its link has been down for too long; it is plugged again once the link is up.
+    LinkDown,
+}
+
+impl UnplugWhy {
+    /// The word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            UnplugWhy::Migration => "migration",
+            UnplugWhy::Operator => "operator",
+            UnplugWhy::Deletion => "deletion",
+            UnplugWhy::NotAccepted => "not-accepted",
+            UnplugWhy::DeviceFailed => "device-failed",
+            UnplugWhy::LinkDown => "link-down",
+        }
+    }
+
+    /// The device cannot serve the guest as it is: there is no point in leaving it there.
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self, UnplugWhy::DeviceFailed | UnplugWhy::LinkDown)
+    }
 }
 
 /// Why the primary stands beside its slot, its host resources kept.
@@ -49,6 +107,8 @@ pub enum ParkedWhy {
     Operator,
     /// The guest removed it unasked; an order or a new negotiation brings it back.
     GuestRemoved,
+    /// Its link is down; the link brings it back.
+    LinkDown,
 }
 
 /// How far plugging has come.

@@ -16,6 +16,8 @@ enum Op {
     MachineReset,
     PlugOk(usize),
     PlugFail(usize),
+    BrokenOff(usize),
+    Link(usize, bool),
     DriverIn(usize),
     DriverOut(usize),
     Eject(usize),
@@ -29,6 +31,7 @@ enum Op {
     Complete,
     Continue,
     Running(bool),
+    WhenPaused(WhenPaused),
     Wait(u64),
 }
 
@@ -41,6 +44,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::MachineReset),
         5 => pair.clone().prop_map(Op::PlugOk),
         2 => pair.clone().prop_map(Op::PlugFail),
+        1 => pair.clone().prop_map(Op::BrokenOff),
+        2 => (pair.clone(), any::<bool>()).prop_map(|(p, up)| Op::Link(p, up)),
         5 => pair.clone().prop_map(Op::DriverIn),
         2 => pair.clone().prop_map(Op::DriverOut),
         3 => pair.clone().prop_map(Op::Eject),
@@ -55,6 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Complete),
         1 => Just(Op::Continue),
         1 => any::<bool>().prop_map(Op::Running),
+        1 => prop_oneof![Just(WhenPaused::Refuse), Just(WhenPaused::Wait)].prop_map(Op::WhenPaused),
         3 => prop_oneof![0..1_000u64, 0..40_000u64].prop_map(Op::Wait),
     ]
 }
@@ -69,6 +75,9 @@ struct Place {
     asked: bool,
     steered_to_primary: bool,
     reason_told: bool,
+    /// The plug under way is to be broken off.
+    unwanted: bool,
+    link_is_down: bool,
 }
 
 struct World {
@@ -98,6 +107,7 @@ fn primary(n: usize) -> PrimarySpec {
         multifunction: false,
         migratable: false,
         function: 0,
+        link_timeout_ms: 3_000,
     }
 }
 
@@ -158,8 +168,14 @@ impl World {
                     );
                     let p = &mut self.places[index(&primary)];
                     assert!(p.exists && !p.plugging && !p.inserted, "two plugs at once");
+                    assert!(!p.link_is_down, "plugged with its link down");
                     p.plugging = true;
                     p.reason_told = false;
+                }
+                Action::BreakOffPlug { primary } => {
+                    let p = &mut self.places[index(&primary)];
+                    assert!(p.plugging, "nothing to break off");
+                    p.unwanted = true;
                 }
                 Action::Withdraw { primary } => {
                     let p = &mut self.places[index(&primary)];
@@ -184,6 +200,7 @@ impl World {
                         p.inserted && p.driver,
                         "steered to a primary without a driver"
                     );
+                    assert!(!p.link_is_down, "steered to a primary without a link");
                     p.steered_to_primary = true;
                 }
                 Action::SteerAway { standby } => {
@@ -197,11 +214,14 @@ impl World {
                     *p = Place::default();
                 }
                 Action::Release { primary } => {
-                    assert_eq!(self.pairs.gate(), Gate::Completed);
-                    assert!(!self.places[index(&primary)].inserted);
+                    let p = &self.places[index(&primary)];
+                    assert!(!p.inserted && !p.plugging, "released while in use");
                 }
-                Action::Emit(Notice::PrimaryMissing { primary, .. }) => {
-                    self.places[index(&primary)].reason_told = true;
+                Action::Emit(Notice::PrimaryMissing { standby, .. }) => {
+                    self.places[index(&standby)].reason_told = true;
+                }
+                Action::UnplugMoot { primary, .. } => {
+                    assert!(!self.places[index(&primary)].inserted);
                 }
                 Action::Emit(_) => {}
                 Action::LetMigrationProceed => {
@@ -282,12 +302,23 @@ impl World {
             Op::MachineReset if runs => self.take(|pairs, now| pairs.machine_reset(now)),
             Op::PlugOk(n) if self.places[n].plugging => {
                 let p = &mut self.places[n];
-                (p.plugging, p.inserted) = (false, true);
+                (p.plugging, p.unwanted, p.inserted) = (false, false, true);
                 self.must(n, Event::PlugSucceeded);
             }
             Op::PlugFail(n) if self.places[n].plugging => {
-                self.places[n].plugging = false;
-                self.must(n, Event::PlugFailed("no such device".into()));
+                let p = &mut self.places[n];
+                (p.plugging, p.unwanted) = (false, false);
+                self.must(n, Event::PlugFailed(PlugError::other("no such device")));
+            }
+            Op::BrokenOff(n) if self.places[n].plugging && self.places[n].unwanted => {
+                let p = &mut self.places[n];
+                (p.plugging, p.unwanted) = (false, false);
+                self.must(n, Event::PlugBrokenOff);
+            }
+            Op::Link(n, up) if self.places[n].exists => {
+                self.places[n].link_is_down = !up;
+                let event = if up { Event::LinkUp } else { Event::LinkDown };
+                self.must(n, event);
             }
             Op::DriverIn(n) if runs && self.places[n].inserted => {
                 self.places[n].driver = true;
@@ -306,7 +337,11 @@ impl World {
             Op::DeviceFails(n) if self.places[n].inserted => {
                 self.must(n, Event::DeviceFailed("fatal error".into()))
             }
-            Op::Order(n, path) => self.may(n, Event::OperatorSwitch(path)),
+            Op::Order(n, path) => {
+                // An operator knows better than what is seen of the link, until that changes.
+                self.places[n].link_is_down &= path == Path::Standby;
+                self.may(n, Event::OperatorSwitch(path));
+            }
             Op::Delete(n) => self.may(n, Event::DeletionAsked),
             Op::Add(n) => self.add(n),
             Op::Begin => self.take(|pairs, now| pairs.begin_migration(now)),
@@ -316,7 +351,8 @@ impl World {
                 self.take(|pairs, now| pairs.target_resumed(now))
             }
             Op::Continue => self.take(|pairs, now| pairs.source_continued(now)),
-            Op::Running(running) => self.pairs.set_guest_running(running),
+            Op::Running(running) => self.pairs.set_guest_running(self.now, running),
+            Op::WhenPaused(policy) => self.pairs.set_when_paused(policy),
             Op::Wait(ms) => self.wait(ms),
             _ => {}
         }
@@ -324,7 +360,10 @@ impl World {
 
     /// Everybody behaves from now on: the migration ends, the host opens, the guest answers.
     fn settle(&mut self) {
-        self.pairs.set_guest_running(true);
+        self.pairs.set_guest_running(self.now, true);
+        for n in 0..2 {
+            self.apply(Op::Link(n, true));
+        }
         self.apply(Op::Cancel);
         self.apply(Op::Continue);
         for _ in 0..8 {
@@ -386,7 +425,7 @@ proptest! {
     /// Events that no world allows, from a hostile guest or a confused machine.
     #[test]
     fn nonsense_is_an_error_and_changes_nothing(
-        events in proptest::collection::vec((0..2usize, 0..14usize, any::<bool>()), 0..60)
+        events in proptest::collection::vec((0..2usize, 0..18usize, any::<bool>()), 0..60)
     ) {
         let mut pairs = World::new(false).pairs;
         let now = Moment::default();
@@ -397,7 +436,7 @@ proptest! {
                 2 => Event::StandbyReset,
                 3 => Event::MachineReset,
                 4 => Event::PlugSucceeded,
-                5 => Event::PlugFailed("x".into()),
+                5 => Event::PlugFailed(PlugError::other("x")),
                 6 => Event::DriverIn,
                 7 => Event::DriverOut,
                 8 => Event::GuestLetGo,
@@ -405,6 +444,10 @@ proptest! {
                 10 => Event::DeviceFailed("x".into()),
                 11 => Event::OperatorSwitch(Path::Primary),
                 12 => Event::OperatorSwitch(Path::Standby),
+                13 => Event::LinkDown,
+                14 => Event::LinkUp,
+                15 => Event::PlugBrokenOff,
+                16 => Event::UnplugNotAsked("x".into()),
                 _ => Event::DeletionAsked,
             };
             let before = format!("{pairs:?}");

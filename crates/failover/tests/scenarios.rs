@@ -5,6 +5,8 @@
 use failover::*;
 
 const NOW: Moment = Moment::from_ms(1_000);
+const LINK_MS: u64 = 3_000;
+const FOR_MIGRATION: PathWhy = PathWhy::Unplug(UnplugWhy::Migration);
 
 fn standby(n: u32) -> StandbySpec {
     StandbySpec {
@@ -31,6 +33,7 @@ fn primary(n: u32) -> PrimarySpec {
         multifunction: false,
         migratable: false,
         function: 0,
+        link_timeout_ms: LINK_MS,
     }
 }
 
@@ -74,7 +77,7 @@ fn ask(n: u32, attempt: u32) -> Action {
     }
 }
 
-fn to_standby(n: u32) -> [Action; 3] {
+fn to_standby(n: u32, why: PathWhy) -> [Action; 3] {
     let standby = format!("standby{n}");
     [
         Action::SteerToStandby {
@@ -86,8 +89,20 @@ fn to_standby(n: u32) -> [Action; 3] {
         Action::Emit(Notice::PathChanged {
             standby,
             path: Path::Standby,
+            why,
         }),
     ]
+}
+
+fn busy() -> PlugError {
+    PlugError {
+        fault: PlugFault::Busy,
+        text: "group busy".into(),
+    }
+}
+
+fn failed_plug() -> Event {
+    Event::PlugFailed(busy())
 }
 
 fn unplug_told(n: u32) -> Action {
@@ -168,7 +183,7 @@ fn migration_asks_last_created_first_and_proceeds_when_the_last_guest_let_go() {
     assert_eq!(pairs.gate(), Gate::Waiting);
 
     let first = pairs.handle(NOW, "primary0", &Event::GuestLetGo).unwrap();
-    assert_eq!(first, to_standby(0));
+    assert_eq!(first, to_standby(0, FOR_MIGRATION));
     assert!(pairs.may_switch_over().is_err());
     let last = pairs.handle(NOW, "primary1", &Event::GuestLetGo).unwrap();
     assert_eq!(last.last(), Some(&Action::LetMigrationProceed));
@@ -225,7 +240,7 @@ fn a_cancel_takes_the_request_back_and_a_late_eject_leads_to_a_new_plug() {
     assert_eq!(phase(&pairs, 0), Phase::Active);
 
     let late = pairs.handle(NOW, "primary0", &Event::GuestLetGo).unwrap();
-    assert_eq!(late[..3], to_standby(0));
+    assert_eq!(late[..3], to_standby(0, FOR_MIGRATION));
     assert_eq!(late[3..], [plug(0)]);
 }
 
@@ -239,12 +254,23 @@ fn a_guest_that_ignores_the_request_is_asked_again_and_then_the_migration_refuse
     let (refusal, rolled_back) = loop {
         let at = pairs.next_deadline().unwrap();
         let actions = pairs.tick(at).unwrap();
-        match actions.split_first().unwrap() {
-            (Action::AskUnplug { attempt, .. }, []) => {
+        match actions.as_slice() {
+            [Action::AskUnplug { attempt, .. }] => {
                 repeats += 1;
                 assert_eq!(*attempt, repeats + 1);
             }
-            (Action::RefuseMigration(refusal), rest) => break (refusal.clone(), rest.to_vec()),
+            [
+                Action::Emit(Notice::UnplugFailed {
+                    reason,
+                    for_migration: true,
+                    ..
+                }),
+                Action::RefuseMigration(refusal),
+                rest @ ..,
+            ] => {
+                assert_eq!(*reason, refusal.reason);
+                break (refusal.clone(), rest.to_vec());
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -284,14 +310,15 @@ fn a_refusal_of_the_guest_fails_the_migration_at_once() {
         primary: "primary0".into(),
         reason,
     };
-    assert_eq!(actions[0], Action::RefuseMigration(refusal));
+    assert_eq!(refusal.reason.name(), "guest-refused");
+    assert_eq!(actions[1], Action::RefuseMigration(refusal));
     assert_eq!(phase(&pairs, 0), Phase::Active);
 }
 
 #[test]
 fn a_paused_guest_is_refused_before_anything_is_asked() {
     let mut pairs = active(1);
-    pairs.set_guest_running(false);
+    pairs.set_guest_running(NOW, false);
 
     let actions = pairs.begin_migration(NOW).unwrap();
 
@@ -321,6 +348,11 @@ fn a_guest_that_reboots_while_it_is_waited_for_lets_go_by_that() {
             primary: "primary0".into()
         }
     );
+    let moot = Action::UnplugMoot {
+        primary: "primary0".into(),
+        reason: Reason::GuestRebooted,
+    };
+    assert!(actions.contains(&moot));
     assert_eq!(actions.last(), Some(&Action::LetMigrationProceed));
     // It comes back without the feature: alone on its standby, here and there.
     assert_eq!(pairs.migration_ended(NOW), Ok(vec![]));
@@ -396,14 +428,16 @@ fn a_failed_plug_is_told_and_retried_until_it_works() {
         .handle(NOW, "standby0", &Event::StandbyNegotiated)
         .unwrap();
 
-    let failed = pairs
-        .handle(NOW, "primary0", &Event::PlugFailed("group busy".into()))
-        .unwrap();
+    let failed = pairs.handle(NOW, "primary0", &failed_plug()).unwrap();
     let reason = Reason::PlugFailed {
         attempt: 1,
         retry_ms: 500,
-        error: "group busy".into(),
+        error: busy(),
     };
+    assert_eq!(
+        (reason.name(), reason.retry_ms()),
+        ("host-device-busy", Some(500))
+    );
     assert_eq!(
         failed,
         [
@@ -411,7 +445,8 @@ fn a_failed_plug_is_told_and_retried_until_it_works() {
                 standby: "standby0".into()
             },
             Action::Emit(Notice::PrimaryMissing {
-                primary: "primary0".into(),
+                standby: "standby0".into(),
+                primary: Some("primary0".into()),
                 reason
             })
         ]
@@ -473,7 +508,7 @@ fn the_driver_leaving_before_the_eject_flips_the_path_at_that_moment() {
 
     let out = pairs.handle(NOW, "primary0", &Event::DriverOut).unwrap();
 
-    assert_eq!(out, to_standby(0));
+    assert_eq!(out, to_standby(0, FOR_MIGRATION));
     assert_eq!(phase(&pairs, 0), Phase::Unplugging);
 }
 
@@ -601,9 +636,10 @@ fn a_guest_that_removes_its_primary_unasked_is_told_of_and_gets_it_back_by_order
     let actions = pairs.handle(NOW, "primary0", &Event::GuestLetGo).unwrap();
 
     let reason = Reason::GuestRemovedIt;
-    assert_eq!(actions[..3], to_standby(0));
+    assert_eq!(actions[..3], to_standby(0, PathWhy::GuestRemovedIt));
     let missing = Notice::PrimaryMissing {
-        primary: "primary0".into(),
+        standby: "standby0".into(),
+        primary: Some("primary0".into()),
         reason,
     };
     assert_eq!(actions[3..], [Action::Emit(missing)]);
