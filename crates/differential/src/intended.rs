@@ -167,7 +167,7 @@ intended! {
         ["*: only ours: stderr \"PROGRAM: Could not create *"];
     PAUSED = "paused-guest-refused",
         "a paused guest cannot let go of its primary: the migration fails with that reason; QEMU waits for ever",
-        ["*: only ours: event MIGRATION failed *", "*: only ours: stderr *resume it with 'cont' and try again\"", "*: only QEMU: event UNPLUG_PRIMARY *", "*: only QEMU: event MIGRATION cancel*", "*: only QEMU: stderr *"];
+        ["*: only ours: event MIGRATION failed *", "*: only ours: stderr *resume it with 'cont' and try again*", "*: only QEMU: event UNPLUG_PRIMARY *", "*: only QEMU: event MIGRATION cancel*", "*: only QEMU: stderr *"];
     CANCEL_ERROR = "cancel-is-no-error",
         "a cancelled migration has no error; QEMU tells one of its channel's",
         ["*: query-migrate.return.error-desc: only QEMU: *Channel error*", "*: only QEMU: stderr \"PROGRAM: Channel error*"];
@@ -211,10 +211,11 @@ pub const EVERYWHERE: &[Intended] = &[
     },
     Intended {
         name: "own-events",
-        reason: "FAILOVER_PATH_CHANGED and FAILOVER_PRIMARY_MISSING tell where a pair is, FAILOVER_STEERING_FAILED what the host's network would not have",
+        reason: "FAILOVER_PATH_CHANGED, FAILOVER_PRIMARY_MISSING and FAILOVER_UNPLUG_FAILED tell where a pair is and why, FAILOVER_STEERING_FAILED what the host's network would not have",
         patterns: &[
             "*: only ours: event FAILOVER_PATH_CHANGED *",
             "*: only ours: event FAILOVER_PRIMARY_MISSING *",
+            "*: only ours: event FAILOVER_UNPLUG_FAILED *",
             "*: only ours: event FAILOVER_STEERING_FAILED *",
         ],
     },

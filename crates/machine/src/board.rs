@@ -157,13 +157,13 @@ impl Board {
     pub(crate) fn halt(&mut self) {
         self.cpus.pause();
         self.devices.pause();
-        self.pairs.set_guest_running(false);
+        self.pairs.set_guest_running(self.control.now(), false);
     }
 
     /// Lets devices and vCPUs run; no event.
     pub(crate) fn go(&mut self) {
         self.devices.resume();
-        self.pairs.set_guest_running(true);
+        self.pairs.set_guest_running(self.control.now(), true);
         self.cpus.resume();
     }
 

@@ -654,9 +654,14 @@ impl Board {
             .iter()
             .find(|d| d.key == name)
             .or_else(|| self.devices.iter().find(by_netdev));
-        match device.map(|d| &d.body) {
-            Some(Body::Net(net)) => {
+        let found = match device {
+            Some(device) => Some((device.key.clone(), device.body.clone())),
+            None => self.pairs.beside_its_slot(name),
+        };
+        match found {
+            Some((key, Body::Net(net))) => {
                 net.set_link(up);
+                self.primary_link(&key, up);
                 Ok(())
             }
             _ => Err(MachineError::DeviceNotFound(name.to_owned())),

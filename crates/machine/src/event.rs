@@ -51,17 +51,32 @@ pub enum MachineEvent {
         id: String,
         /// `standby` or `primary`.
         path: String,
-        /// Why.
-        reason: String,
+        /// Why, a word for programs.
+        reason: &'static str,
     },
     /// A primary is not where it should be.
     FailoverPrimaryMissing {
         /// Its standby.
         standby: String,
+        /// The primary, if there is one.
+        id: Option<String>,
+        /// Why, a word for programs.
+        reason: &'static str,
+        /// The same for a person.
+        message: String,
+        /// In how many ms the next attempt comes; none if it is another event that brings it.
+        retry_ms: Option<u64>,
+    },
+    /// The guest was asked to let go of a primary, and it stays.
+    FailoverUnplugFailed {
+        /// Its standby.
+        standby: String,
         /// The primary.
         id: String,
-        /// Why.
-        reason: String,
+        /// Why, a word for programs.
+        reason: &'static str,
+        /// The same for a person.
+        message: String,
     },
     /// A step of steering the host's network, or its hook, failed; nothing else follows from it.
     FailoverSteeringFailed {

@@ -13,9 +13,9 @@ use hypervisor::Accelerator;
 use memory::{DirtyPages, Ram};
 use migration::channel::Address;
 use migration::{
-    CancelToken, Capabilities, Capability, Configuration, DevicePayload, Info, Outcome, Outgoing,
-    OutgoingOptions, Parameters, ParametersUpdate, Reason, SharedParameters, Source, State,
-    StoppedVm, Unplug, VmIs,
+    CancelToken, Capabilities, Capability, Configuration, DevicePayload, Info, Kept, Outcome,
+    Outgoing, OutgoingOptions, Parameters, ParametersUpdate, Reason, SharedParameters, Source,
+    State, StoppedVm, Unplug, VmIs,
 };
 use net::announce::AnnounceParameters;
 use std::os::fd::OwnedFd;
@@ -24,11 +24,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use vm_memory::GuestAddress;
 
-/// How long after a cancel the guest may still eject a primary that it was asked for, before the request is taken back. A
-/// guest that is about to eject does so within this; then the primary comes back by one clean plug, and a client of QEMU's
-/// that ejects by hand finds the migration `cancelling` until it has. A guest that does nothing delays the cancel by no
-/// more than this (by 30 s in QEMU).
-const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// For how long after a cancel the machine stays `cancelling` if the guest has not let go by then. What the guest does
+/// about the request later does no harm: an eject leads to a plug. But a client of QEMU's that ejects by hand expects to
+/// find the migration `cancelling` until it has, and does so at once; and a guest that is just about to eject gets its
+/// primary back by one clean plug.
+const CANCEL_GRACE: Duration = Duration::from_millis(80);
 
 /// A guest that has hardly any memory in use is sent within a millisecond. QEMU takes longer, and its users' scripts poll for
 /// `active` without an eye on `completed`. With a guest of any size this has passed long before its memory is sent.
@@ -44,7 +44,9 @@ pub(crate) struct OutgoingSide {
     /// What `migrate` is answered once the final state was told.
     verdict: Option<Result<(), MachineError>>,
     /// The sender waits here for the guest to let go.
-    unplugged: Option<Sender<Result<(), Reason>>>,
+    unplugged: Option<Sender<Unplugged>>,
+    /// How a primary got out, if not by the guest's eject.
+    unplug_moot: Option<&'static str>,
     /// The run state to go back to.
     stopped_from: Option<RunState>,
     /// Settings.
@@ -59,6 +61,7 @@ impl OutgoingSide {
             reply: None,
             verdict: None,
             unplugged: None,
+            unplug_moot: None,
             stopped_from: None,
             parameters: SharedParameters::default(),
             capabilities: Capabilities::default(),
@@ -87,11 +90,22 @@ impl OutgoingSide {
         }
     }
 
+    /// A primary is out, and not by the guest's eject.
+    pub(crate) fn unplug_moot(&mut self, how: &'static str) {
+        self.unplug_moot = Some(how);
+    }
+
+    /// The guest has let go of everything.
+    pub(crate) fn all_unplugged(&mut self) {
+        let how = self.unplug_moot.take();
+        self.unplugged(Ok(how));
+    }
+
     /// The guest has let go of everything, or will not.
-    pub(crate) fn unplugged(&mut self, result: Result<(), String>) {
+    pub(crate) fn unplugged(&mut self, result: Unplugged) {
         if let Some(waiting) = &self.unplugged {
             // The sender may have given up for a reason of its own.
-            let _ = waiting.send(result.map_err(Reason));
+            let _ = waiting.send(result);
         }
     }
 
@@ -102,13 +116,16 @@ impl OutgoingSide {
     }
 }
 
+/// How the wait for the guest ends.
+type Unplugged = Result<Option<&'static str>, Kept>;
+
 /// The machine as the sender's thread sees it.
 struct MachineSource {
     control: Control,
     ram: Arc<Ram>,
     vm: Arc<dyn Accelerator>,
-    unplugged: Receiver<Result<(), Reason>>,
-    interrupt: Sender<Result<(), Reason>>,
+    unplugged: Receiver<Unplugged>,
+    interrupt: Sender<Unplugged>,
 }
 
 fn ended() -> Reason {
@@ -140,13 +157,15 @@ impl Source for MachineSource {
         self.ask(Board::source_connected)
     }
 
-    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<(), Reason> {
+    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Unplugged {
         let sender = self.interrupt.clone();
         interrupt.on_cancel(move || {
             // Nobody waits any more: then nobody is to be woken.
-            let _ = sender.send(Err("interrupted".into()));
+            let _ = sender.send(Err(Kept::interrupted()));
         });
-        self.unplugged.recv().map_err(|_| ended())?
+        self.unplugged
+            .recv()
+            .unwrap_or_else(|_| Err(Kept::interrupted()))
     }
 
     fn cancelled_while_unplugging(&mut self) {
@@ -263,6 +282,7 @@ impl Board {
         // As QEMU: who connects over a network is answered at once, and hears of a refusal by `query-migrate`.
         let at_once = matches!(options.address, Address::Tcp { .. } | Address::Unix(_));
         self.outgoing.unplugged = Some(sender);
+        self.outgoing.unplug_moot = None;
         self.outgoing.reply = Some(reply);
         match Outgoing::start(Box::new(source), options, named_fd) {
             Ok(outgoing) => {
@@ -446,7 +466,9 @@ impl Board {
         self.outgoing
             .parameters
             .update(update)
-            .map_err(|e| MachineError::refused(e.to_string()))
+            .map_err(|e| MachineError::refused(e.to_string()))?;
+        self.pairs.take_parameters(&self.outgoing.parameters.get());
+        Ok(())
     }
 
     /// Which capabilities are on.

@@ -40,6 +40,9 @@ pub struct Info {
         skip_serializing_if = "Option::is_none"
     )]
     pub unplug_time_ms: Option<u64>,
+    /// Ours: how the wait for the guest's eject ended, if otherwise than by one; a word for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_reason: Option<&'static str>,
 }
 
 /// What became of guest memory so far.
@@ -87,6 +90,7 @@ pub(crate) struct Figures {
     pub(crate) ended: Option<Duration>,
     pub(crate) setup: Option<Duration>,
     pub(crate) unplug: Option<Duration>,
+    pub(crate) failover_reason: Option<&'static str>,
     pub(crate) downtime: Option<Duration>,
     pub(crate) expected_downtime: Option<Duration>,
     pub(crate) error: Option<String>,
@@ -105,11 +109,17 @@ impl Statistics {
         change(&mut lock(&self.0));
     }
 
+    /// How the wait for the guest's eject ended, if it did otherwise than by one.
+    pub(crate) fn failover_reason(&self) -> Option<&'static str> {
+        lock(&self.0).failover_reason
+    }
+
     /// What a source shows in `state`.
     pub(crate) fn info(&self, state: State, now: Duration) -> Info {
         let figures = lock(&self.0).clone();
         let mut info = Info {
             status: (state != State::None).then_some(state),
+            failover_reason: figures.failover_reason,
             ..Info::default()
         };
         let with_ram = |info: &mut Info| {

@@ -26,15 +26,16 @@
 //!
 //! ```
 //! # use std::sync::mpsc::{channel, Sender};
-//! # use migration::{CancelToken, Reason};
-//! # struct Control; impl Control { fn on_unplugged(&self, reply: Sender<Result<(), Reason>>) { reply.send(Ok(())).ok(); } }
-//! fn wait_unplugged(control: &Control, interrupt: &CancelToken) -> Result<(), Reason> {
+//! # use migration::{CancelToken, Kept};
+//! # type Answer = Result<Option<&'static str>, Kept>;
+//! # struct Control; impl Control { fn on_unplugged(&self, reply: Sender<Answer>) { reply.send(Ok(None)).ok(); } }
+//! fn wait_unplugged(control: &Control, interrupt: &CancelToken) -> Answer {
 //!     let (reply, answer) = channel();
 //!     control.on_unplugged(reply.clone());
 //!     interrupt.on_cancel(move || {
-//!         let _ = reply.send(Err("interrupted".into()));
+//!         let _ = reply.send(Err(Kept::interrupted()));
 //!     });
-//!     answer.recv().unwrap_or_else(|_| Err("the machine is gone".into()))
+//!     answer.recv().unwrap_or_else(|_| Err(Kept::interrupted()))
 //! }
 //! # assert!(wait_unplugged(&Control, &CancelToken::new().unwrap()).is_ok());
 //! ```
@@ -64,9 +65,11 @@ pub use info::{Info, RamInfo};
 pub use outgoing::{
     ContinueError, Outcome, Outgoing, OutgoingOptions, Source, StartError, StoppedVm, Unplug, VmIs,
 };
-pub use parameters::{ParameterError, Parameters, ParametersUpdate, SharedParameters};
+pub use parameters::{
+    ParameterError, Parameters, ParametersUpdate, PausedPolicy, SharedParameters, UnplugPolicy,
+};
 pub use payloads::DevicePayloads;
-pub use reason::Reason;
+pub use reason::{Kept, Reason};
 pub use state::{IllegalTransition, OnChange, State, StateMachine};
 pub use stream::{
     BlockShape, Configuration, DevicePayload, DeviceShape, STREAM_VERSION, StreamError,

@@ -13,9 +13,9 @@ use crate::channel::{Address, ChannelError, connect};
 use crate::clock::Clock;
 use crate::info::{Info, Statistics};
 use crate::link::{Link, SendError};
-use crate::parameters::SharedParameters;
+use crate::parameters::{SharedParameters, UnplugPolicy};
 use crate::precopy::{PageSender, per_second};
-use crate::reason::Reason;
+use crate::reason::{Kept, Reason};
 use crate::state::{OnChange, State, StateMachine};
 use crate::stream::{Configuration, DevicePayload, Kind, PassEnd};
 
@@ -84,11 +84,12 @@ pub trait Source: Send {
 
     /// Waits until every primary asked for is let go of; only called after [`Unplug::Asked`]. Returns, with whatever
     /// result, soon after `interrupt` is cancelled: the migration was cancelled, or the connection is lost. The deadline is the
-    /// implementation's.
+    /// implementation's. Where a primary is out otherwise than by the guest's eject, it says how, in a word for programs.
     ///
     /// # Errors
-    /// A guest that does not let go, and why.
-    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<(), Reason>;
+    /// A guest that does not let go, and why. What becomes of the migration then goes by
+    /// [`Parameters::failover_unplug_policy`](crate::Parameters::failover_unplug_policy).
+    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<Option<&'static str>, Kept>;
 
     /// The migration was cancelled after [`Unplug::Asked`] and before the guest had let go: gives the guest the moment that
     /// it needs to finish what it may have begun, and returns. The state is `cancelling` meanwhile. By default not at all.
@@ -384,7 +385,9 @@ impl<'a> Job<'a> {
                 Ok(()) => self.wait_unplugged(),
                 Err(error) => Err(error),
             };
-            if waited.is_err() && shared.cancel.is_cancelled() {
+            // Where the guest was given up it has had its time.
+            let given_up = shared.statistics.failover_reason().is_some();
+            if waited.is_err() && shared.cancel.is_cancelled() && !given_up {
                 self.source.cancelled_while_unplugging();
             }
             waited?;
@@ -436,7 +439,31 @@ impl<'a> Job<'a> {
         if watched.is_err() {
             return Err(self.broken()?);
         }
-        Ok(waited?)
+        match waited {
+            Ok(how) => {
+                shared
+                    .statistics
+                    .update(|figures| figures.failover_reason = how);
+                Ok(())
+            }
+            Err(kept) => Err(self.kept(kept)),
+        }
+    }
+
+    /// The guest keeps its primaries: the end of the migration, of the kind that was asked for.
+    fn kept(&mut self, kept: Kept) -> SendError {
+        let shared = self.shared;
+        if let Some(reason) = kept.name {
+            shared
+                .statistics
+                .update(|figures| figures.failover_reason = Some(reason));
+            let policy = shared.parameters.get().failover_unplug_policy;
+            if policy == UnplugPolicy::Cancel && shared.cancel.cancel() {
+                tracing::warn!(reason, "the migration is cancelled: {kept}");
+                return SendError::Cancelled;
+            }
+        }
+        SendError::Machine(Reason(kept.why))
     }
 
     /// Adds what vCPUs and devices wrote since the last time.
@@ -564,7 +591,10 @@ impl<'a> Job<'a> {
         let advanced = match &outcome {
             Outcome::Completed => shared.state.advance(State::Completed),
             Outcome::Failed { why, .. } => {
-                tracing::error!("{why}");
+                match shared.statistics.failover_reason() {
+                    Some(reason) => tracing::error!(reason, "{why}"),
+                    None => tracing::error!("{why}"),
+                }
                 shared.state.advance(State::Failed)
             }
             Outcome::Cancelled => shared.state.advance(State::Cancelled),

@@ -6,6 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::lock;
 
+/// What a migration does whose guest has not let its primaries go in time, or will not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnplugPolicy {
+    /// It fails.
+    #[default]
+    Abort,
+    /// It is cancelled.
+    Cancel,
+}
+
+/// What a migration does whose guest is paused with its primaries in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PausedPolicy {
+    /// It ends at its beginning, as [`UnplugPolicy`] says.
+    #[default]
+    Refuse,
+    /// It waits for the guest to be resumed, and then as long as for any other.
+    Wait,
+}
+
 /// What `query-migrate-parameters` answers of what we honour. A change counts at once, for a migration under way as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,6 +55,10 @@ pub struct Parameters {
     /// Ours: how long the guest has to let its primaries go, in ms.
     #[serde(rename = "failover-unplug-timeout")]
     pub failover_unplug_timeout_ms: u64,
+    /// Ours: what to do when it has not.
+    pub failover_unplug_policy: UnplugPolicy,
+    /// Ours: what to do with a guest that is paused with its primaries in.
+    pub failover_when_paused: PausedPolicy,
     /// Ours: how long the target has to answer at each step of the hand-over, in ms.
     #[serde(rename = "handover-timeout")]
     pub handover_timeout_ms: u64,
@@ -49,6 +75,8 @@ impl Default for Parameters {
             avail_switchover_bandwidth_bytes: 0,
             downtime_limit_ms: 300,
             failover_unplug_timeout_ms: 30_000,
+            failover_unplug_policy: UnplugPolicy::default(),
+            failover_when_paused: PausedPolicy::default(),
             handover_timeout_ms: 60_000,
         }
     }
@@ -81,6 +109,10 @@ pub struct ParametersUpdate {
     /// See [`Parameters::failover_unplug_timeout_ms`].
     #[serde(rename = "failover-unplug-timeout")]
     pub failover_unplug_timeout_ms: Option<u64>,
+    /// See [`Parameters::failover_unplug_policy`].
+    pub failover_unplug_policy: Option<UnplugPolicy>,
+    /// See [`Parameters::failover_when_paused`].
+    pub failover_when_paused: Option<PausedPolicy>,
     /// See [`Parameters::handover_timeout_ms`].
     #[serde(rename = "handover-timeout")]
     pub handover_timeout_ms: Option<u64>,
@@ -195,6 +227,12 @@ impl Parameters {
                 *field = value;
             }
         }
+        if let Some(policy) = update.failover_unplug_policy {
+            new.failover_unplug_policy = policy;
+        }
+        if let Some(policy) = update.failover_when_paused {
+            new.failover_when_paused = policy;
+        }
         *self = new;
         Ok(())
     }
@@ -243,7 +281,14 @@ mod tests {
             (parameters.max_bandwidth_bytes, parameters.announce_rounds),
             (0, 3)
         );
+        let update: ParametersUpdate = serde_json::from_str(
+            r#"{"failover-unplug-policy": "cancel", "failover-when-paused": "wait"}"#,
+        )
+        .unwrap();
+        parameters.update(&update).unwrap();
         let shown = serde_json::to_value(&parameters).unwrap();
+        assert_eq!(shown["failover-unplug-policy"], "cancel");
+        assert_eq!(shown["failover-when-paused"], "wait");
         assert_eq!(shown["downtime-limit"], 300);
         assert_eq!(shown["announce-rounds"], 3);
         assert!(serde_json::from_str::<ParametersUpdate>(r#"{"x": 1}"#).is_err());

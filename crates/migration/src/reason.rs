@@ -23,3 +23,23 @@ impl From<&str> for Reason {
         Self(text.to_owned())
     }
 }
+
+/// The guest keeps its primaries: why, for people and for programs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Kept {
+    /// The word for programs; none if nobody waits any more.
+    pub name: Option<&'static str>,
+    /// One line for people.
+    pub why: String,
+}
+
+impl Kept {
+    /// Nobody waits any more.
+    pub fn interrupted() -> Self {
+        Self {
+            name: None,
+            why: "interrupted".to_owned(),
+        }
+    }
+}

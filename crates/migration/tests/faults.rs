@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use migration::channel::Listener;
 use migration::{
-    DevicePayload, DeviceShape, Incoming, Outcome, Outgoing, ParametersUpdate, Reason, State, VmIs,
+    DevicePayload, DeviceShape, Incoming, Info, Kept, Outcome, Outgoing, ParametersUpdate, Reason,
+    State, UnplugPolicy, VmIs,
 };
 use support::*;
 
@@ -298,30 +299,62 @@ fn cancelling_in_wait_unplug_gives_the_vm_back() {
     );
 }
 
+/// A migration whose guest answers the wait for it like this, and what is told and shown afterwards.
+fn after_the_wait(answer: Answer, policy: UnplugPolicy) -> (Outcome, State, Info) {
+    let (sender, receiver) = mpsc::channel();
+    let guest = sender.clone();
+    let pair = Pair::start(MIB, UnixStream::pair().unwrap(), |source, _, options| {
+        source.unplug = Some((sender, receiver));
+        let update = ParametersUpdate {
+            failover_unplug_policy: Some(policy),
+            ..ParametersUpdate::default()
+        };
+        options.parameters.update(&update).unwrap();
+    });
+    pair.events.until_state(State::WaitUnplug);
+    guest.send(answer).unwrap();
+    let ended = pair.events.until(|event| matches!(event, Event::Ended(_)));
+    let Some(Event::Ended(outcome)) = ended.last().cloned() else {
+        panic!("{ended:?}")
+    };
+    // The final state follows at once.
+    let end = match &outcome {
+        Outcome::Completed => State::Completed,
+        Outcome::Cancelled => State::Cancelled,
+        Outcome::Failed { .. } => State::Failed,
+    };
+    pair.events.until_state(end);
+    let info = pair.outgoing.info();
+    (outcome, pair.outgoing.join(), info)
+}
+
 #[test]
 fn a_guest_that_lets_go_is_migrated_and_one_that_does_not_is_kept() {
-    for (answer, completes) in [
-        (Ok(()), true),
-        (Err("the guest did not let go of 'primary0' in 30 s"), false),
-    ] {
-        let answer = answer.map_err(Reason::from);
-        let (sender, receiver) = mpsc::channel();
-        let guest = sender.clone();
-        let pair = Pair::start(MIB, UnixStream::pair().unwrap(), |source, _, _| {
-            source.unplug = Some((sender, receiver));
-        });
-        pair.events.until_state(State::WaitUnplug);
-        guest.send(answer).unwrap();
-        let (outcome, ..) = pair.end();
-        if completes {
-            assert_eq!(outcome, Outcome::Completed);
-        } else {
-            assert_eq!(
-                outcome,
-                failed_here("the guest did not let go of 'primary0' in 30 s")
-            );
-        }
-    }
+    let why = "the guest did not let go of 'primary0' in 30 s";
+    let kept = || {
+        Err(Kept {
+            name: Some("guest-ignored"),
+            why: why.to_owned(),
+        })
+    };
+    let (outcome, _, info) = after_the_wait(Ok(None), UnplugPolicy::Abort);
+    assert_eq!((outcome, info.failover_reason), (Outcome::Completed, None));
+
+    let (outcome, _, info) = after_the_wait(Ok(Some("guest-rebooted")), UnplugPolicy::Abort);
+    assert_eq!(
+        (outcome, info.failover_reason),
+        (Outcome::Completed, Some("guest-rebooted"))
+    );
+
+    let (outcome, _, info) = after_the_wait(kept(), UnplugPolicy::Abort);
+    assert_eq!(outcome, failed_here(why));
+    assert_eq!(info.error_desc.as_deref(), Some(why));
+    assert_eq!(info.failover_reason, Some("guest-ignored"));
+
+    let (outcome, state, info) = after_the_wait(kept(), UnplugPolicy::Cancel);
+    assert_eq!((outcome, state), (Outcome::Cancelled, State::Cancelled));
+    assert_eq!(info.error_desc, None);
+    assert_eq!(info.failover_reason, Some("guest-ignored"));
 }
 
 #[test]

@@ -164,7 +164,7 @@ events! {
         device_id: String = "device-id",
         /// Where the traffic is now.
         path: FailoverPath = "path",
-        /// Why.
+        /// Why, a word for programs.
         reason: String = "reason",
     };
     /// A step of steering the host's network for a pair, or its hook, failed. The guest goes on.
@@ -184,10 +184,23 @@ events! {
         device_id: String = "device-id",
         /// The primary's id, when one is configured.
         primary_id: Option<String> = "primary-id",
-        /// Why.
+        /// Why, a word for programs.
         reason: String = "reason",
-        /// In how many ms the next attempt comes; absent when none does.
+        /// The same for a person.
+        message: String = "message",
+        /// In how many ms the next attempt comes; absent when another event brings it.
         retry_ms: Option<u64> = "retry-ms",
+    };
+    /// A guest that was asked to let go of a primary has not, or will not; it keeps it.
+    "FAILOVER_UNPLUG_FAILED" FailoverUnplugFailed {
+        /// The standby's id.
+        device_id: String = "device-id",
+        /// The primary's id.
+        primary_id: String = "primary-id",
+        /// Why, a word for programs.
+        reason: String = "reason",
+        /// The same for a person.
+        message: String = "message",
     };
 }
 

@@ -61,18 +61,32 @@ impl MachineListener for EventForwarder {
                 Event::FailoverPathChanged {
                     device_id: id,
                     path,
-                    reason,
+                    reason: reason.to_owned(),
                 }
             }
             MachineEvent::FailoverPrimaryMissing {
                 standby,
                 id,
                 reason,
+                message,
+                retry_ms,
             } => Event::FailoverPrimaryMissing {
                 device_id: standby,
-                primary_id: Some(id),
+                primary_id: id,
+                reason: reason.to_owned(),
+                message,
+                retry_ms,
+            },
+            MachineEvent::FailoverUnplugFailed {
+                standby,
+                id,
                 reason,
-                retry_ms: None,
+                message,
+            } => Event::FailoverUnplugFailed {
+                device_id: standby,
+                primary_id: id,
+                reason: reason.to_owned(),
+                message,
             },
             MachineEvent::FailoverSteeringFailed {
                 id,

@@ -19,6 +19,8 @@ pub struct DeviceConfig {
     pub multifunction: bool,
     /// `failover_pair_id=`: the standby this device is the primary of.
     pub failover_pair_id: Option<String>,
+    /// `failover-link-timeout=`: for how long a primary's link may be down, in ms; 0 for ever.
+    pub failover_link_timeout_ms: u32,
     /// `acpi-index=`, 0 for none.
     pub acpi_index: u32,
     /// What its type adds.

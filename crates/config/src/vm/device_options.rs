@@ -91,6 +91,7 @@ impl DeviceConfig {
         }
 
         let is_pci = device.bus == BusKind::Pcie;
+        let can_be_primary = matches!(device.model, Model::VirtioNet | Model::VfioPci);
         let config = Self {
             id,
             driver: device.name,
@@ -101,6 +102,11 @@ impl DeviceConfig {
                 values.text("failover_pair_id")
             } else {
                 None
+            },
+            failover_link_timeout_ms: if can_be_primary {
+                values.number("failover-link-timeout").unwrap_or(0)
+            } else {
+                0
             },
             acpi_index: if is_pci {
                 values.number("acpi-index").unwrap_or(0)

@@ -339,8 +339,8 @@ impl Pair {
             .ok_or_else(|| Illegal::NoPrimary(self.standby.clone()))
     }
 
-    /// What a request to unplug, the present one or one that was taken back, was for.
-    fn unplug_why(&self) -> Option<UnplugWhy> {
+    /// What a request to unplug is for, the present one or one that was taken back and may be followed all the same.
+    pub fn unplug_why(&self) -> Option<UnplugWhy> {
         match &self.state {
             State::Unplugging { why, .. } => Some(*why),
             State::Active { outstanding }

@@ -61,7 +61,10 @@ impl Pair {
                 let error = self.fault.clone().unwrap_or_default();
                 self.plug_later(now, Reason::DeviceFailed(error))
             }
-            Some(UnplugWhy::LinkDown) if self.hold == Hold::Free && !self.link.is_down() => {
+            Some(UnplugWhy::LinkDown) if self.hold == Hold::Free => {
+                if self.link.is_down() {
+                    return self.go(now, State::Parked(ParkedWhy::LinkDown));
+                }
                 self.plug_later(now, Reason::LinkDown { down_ms: 0 })
             }
             // A late eject of a request that was taken back included.

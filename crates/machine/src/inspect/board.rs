@@ -7,7 +7,7 @@ use crate::board::Board;
 use crate::devices::{Body, Device, device_path};
 use crate::event::MachineEvent;
 use config::vm::VmConfig;
-use failover::{Consent, HiddenWhy, Pair, ParkedWhy, PlugStage, Reason, State, UnplugWhy};
+use failover::State;
 use migration::{Capabilities, Info, Parameters};
 use pci::{BusSnapshot, PciDevice};
 use std::path::Path;
@@ -81,49 +81,6 @@ impl Board {
         let text: Vec<String> = parts.into_iter().flatten().collect();
         (!text.is_empty()).then(|| text.join("; "))
     }
-
-    fn pair_view(&self, pair: &Pair) -> PairView {
-        let mut blockers = Vec::new();
-        if pair.in_guest() && !self.run_state.is_running() {
-            blockers.push(("guest-paused", Reason::GuestPaused.to_string()));
-        }
-        PairView {
-            standby: pair.standby().to_owned(),
-            primary: pair.primary().map(str::to_owned),
-            phase: pair.state().phase(),
-            since_ms: self.control.now().ms_since(pair.since()),
-            path: pair.path(),
-            negotiated: pair.consent() == Consent::Given,
-            reason: reason(pair.state()),
-            counters: self.pairs.counters_of(pair.standby()),
-            blockers,
-        }
-    }
-}
-
-/// Why the pair is where it is; `None` where that is where it should be.
-fn reason(state: &State) -> Option<String> {
-    let text = match state {
-        State::Active { .. } | State::Plugging(PlugStage::Opening { .. }) => return None,
-        State::Hidden(HiddenWhy::NoPrimary) => "the standby has no primary",
-        State::Hidden(HiddenWhy::NotAccepted) => "the guest has not accepted STANDBY",
-        State::Hidden(HiddenWhy::GuestRebooted) => "the guest was reset and has not accepted anew",
-        State::Plugging(PlugStage::Backoff { reason, .. }) => return Some(reason.to_string()),
-        State::Plugging(PlugStage::Offered { .. }) => "no driver of the guest has taken it yet",
-        State::Unplugging { why, .. } => match why {
-            UnplugWhy::Migration => "a migration waits for it",
-            UnplugWhy::Operator => "an operator ordered the guest onto its standby",
-            UnplugWhy::Deletion => "it is to be deleted",
-            UnplugWhy::NotAccepted => "the guest no longer accepts STANDBY",
-            UnplugWhy::DeviceFailed => "the device reported an error",
-        },
-        State::Parked(why) | State::Released(why) => match why {
-            ParkedWhy::Migration => "a migration is under way or has completed",
-            ParkedWhy::Operator => "an operator ordered the guest onto its standby",
-            ParkedWhy::GuestRemoved => "the guest removed it by its own choice",
-        },
-    };
-    Some(text.to_owned())
 }
 
 /// Offset of the pointer to the first capability (PCI Express Base 6.0, 7.5.1.1.11).
@@ -221,8 +178,7 @@ impl Inspect for Board {
     }
 
     fn pairs(&self) -> Vec<PairView> {
-        let pairs = self.pairs.pairs().iter();
-        pairs.map(|pair| self.pair_view(pair)).collect()
+        self.pair_views()
     }
 
     fn roms(&self) -> Vec<RomView> {
@@ -273,19 +229,5 @@ impl Inspect for Board {
 
     fn migrate_parameters(&self) -> Parameters {
         Board::migrate_parameters(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_where_the_primary_should_be_has_no_reason() {
-        assert_eq!(reason(&State::Active { outstanding: None }), None);
-        let parked = reason(&State::Parked(ParkedWhy::Operator));
-        assert!(parked.is_some_and(|text| text.contains("operator")));
-        let hidden = reason(&State::Hidden(HiddenWhy::NotAccepted));
-        assert!(hidden.is_some_and(|text| text.contains("STANDBY")));
     }
 }

@@ -15,13 +15,19 @@ pub struct PairCounters {
     pub unplug_timeouts: u64,
     /// Changes of the path.
     pub path_changes: u64,
+    /// Failures of the device: its own report, or the host that wants it back.
+    pub device_failures: u64,
+    /// Times that its link was down for too long.
+    pub link_failures: u64,
 }
 
 impl PairCounters {
     /// Counts what goes into the pair.
     pub(crate) fn note_event(&mut self, event: &Event) {
-        if matches!(event, Event::PlugFailed(_)) {
-            self.plug_failures += 1;
+        match event {
+            Event::PlugFailed(_) => self.plug_failures += 1,
+            Event::DeviceFailed(_) => self.device_failures += 1,
+            _ => {}
         }
     }
 
@@ -35,9 +41,11 @@ impl PairCounters {
             Action::Emit(Notice::UnplugFailed { reason, .. }) if timed_out(reason) => {
                 self.unplug_timeouts += 1;
             }
-            Action::RefuseMigration(refusal) if timed_out(&refusal.reason) => {
-                self.unplug_timeouts += 1;
-            }
+            // Once each time: what is told while it is plugged.
+            Action::Emit(Notice::PrimaryMissing {
+                reason: Reason::LinkDown { .. },
+                ..
+            }) => self.link_failures += 1,
             _ => {}
         }
     }
@@ -49,8 +57,9 @@ pub(crate) fn device_of(action: &Action) -> Option<&str> {
         Action::Plug { primary, .. }
         | Action::AskUnplug { primary, .. }
         | Action::Emit(Notice::UnplugFailed { primary, .. }) => Some(primary),
-        Action::Emit(Notice::PathChanged { standby, .. }) => Some(standby),
-        Action::RefuseMigration(refusal) => Some(&refusal.primary),
+        Action::Emit(
+            Notice::PathChanged { standby, .. } | Notice::PrimaryMissing { standby, .. },
+        ) => Some(standby),
         _ => None,
     }
 }
@@ -58,46 +67,54 @@ pub(crate) fn device_of(action: &Action) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use failover::{Path, Refusal};
+    use failover::{Path, PathWhy, PlugError};
 
     #[test]
     fn counts_each_way_of_ending_once() {
         let mut counters = PairCounters::default();
         let primary = || "p".to_owned();
-        let late = || Reason::GuestIgnored {
+        let failed = |reason| {
+            Action::Emit(Notice::UnplugFailed {
+                standby: "s".into(),
+                primary: primary(),
+                reason,
+                for_migration: true,
+            })
+        };
+        for event in [
+            Event::PlugFailed(PlugError::other("no")),
+            Event::PlugBrokenOff,
+            Event::PlugSucceeded,
+            Event::DeviceFailed("bad".into()),
+        ] {
+            counters.note_event(&event);
+        }
+        let late = Reason::GuestIgnored {
             waited_ms: 1,
             attempts: 2,
         };
-        counters.note_event(&Event::PlugFailed("no".into()));
-        counters.note_event(&Event::PlugSucceeded);
+        let asked = |attempt| Action::AskUnplug {
+            primary: primary(),
+            attempt,
+        };
         let actions = [
             Action::Plug {
                 primary: primary(),
                 attempt: 2,
             },
-            Action::AskUnplug {
-                primary: primary(),
-                attempt: 1,
-            },
-            Action::AskUnplug {
-                primary: primary(),
-                attempt: 2,
-            },
-            Action::RefuseMigration(Refusal {
-                primary: primary(),
-                reason: late(),
-            }),
-            Action::RefuseMigration(Refusal {
-                primary: primary(),
-                reason: Reason::GuestPaused,
-            }),
-            Action::Emit(Notice::UnplugFailed {
-                primary: primary(),
-                reason: late(),
-            }),
+            asked(1),
+            asked(2),
+            failed(late),
+            failed(Reason::GuestPaused),
             Action::Emit(Notice::PathChanged {
                 standby: "s".into(),
                 path: Path::Primary,
+                why: PathWhy::DriverReady,
+            }),
+            Action::Emit(Notice::PrimaryMissing {
+                standby: "s".into(),
+                primary: None,
+                reason: Reason::LinkDown { down_ms: 3 },
             }),
             Action::LetMigrationProceed,
         ];
@@ -108,12 +125,15 @@ mod tests {
             plugs: 1,
             plug_failures: 1,
             unplugs: 1,
-            unplug_timeouts: 2,
+            unplug_timeouts: 1,
             path_changes: 1,
+            device_failures: 1,
+            link_failures: 1,
         };
         assert_eq!(counters, expected);
         let devices: Vec<_> = actions.iter().map(device_of).collect();
-        assert_eq!(devices.iter().filter(|d| **d == Some("p")).count(), 6);
+        assert_eq!(devices.iter().filter(|d| **d == Some("p")).count(), 5);
+        assert_eq!(devices.iter().filter(|d| **d == Some("s")).count(), 2);
         assert_eq!(devices.last(), Some(&None));
     }
 }

@@ -7,6 +7,7 @@ mod board;
 mod counters;
 mod filters;
 mod orders;
+mod pairs;
 
 pub use counters::PairCounters;
 pub(crate) use counters::device_of;
@@ -86,15 +87,24 @@ pub struct NicView {
     pub steering: Option<String>,
 }
 
-/// A pair of standby and primary.
+/// A word for programs, and a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoteView {
+    /// The word.
+    pub name: &'static str,
+    /// The sentence.
+    pub text: String,
+}
+
+/// A pair of standby and primary, or a primary that names a standby which does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairView {
     /// The standby's id.
     pub standby: String,
     /// The primary's id.
     pub primary: Option<String>,
-    /// Where it is in its life.
-    pub phase: Phase,
+    /// Where it is in its life; `None` for a primary without its standby.
+    pub phase: Option<Phase>,
     /// For how long, in ms.
     pub since_ms: u64,
     /// Which device carries the traffic.
@@ -102,11 +112,17 @@ pub struct PairView {
     /// The guest accepted STANDBY.
     pub negotiated: bool,
     /// Why it is where it is, unless all is as it should be.
-    pub reason: Option<String>,
+    pub reason: Option<NoteView>,
+    /// How many attempts to plug have failed in a row, while another is to come.
+    pub attempts: Option<u32>,
+    /// In how many ms the next attempt comes.
+    pub retry_ms: Option<u64>,
     /// What happened so far.
     pub counters: PairCounters,
-    /// What would stop a migration that began now: a word for programs, a sentence for a person.
-    pub blockers: Vec<(&'static str, String)>,
+    /// What would stop a migration that began now.
+    pub blockers: Vec<NoteView>,
+    /// What would not, and what the guest will have to do without.
+    pub warnings: Vec<NoteView>,
 }
 
 /// Something that was put into guest memory before the guest ran.

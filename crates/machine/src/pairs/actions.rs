@@ -4,6 +4,7 @@ use super::steering::because;
 use crate::board::Board;
 use crate::event::MachineEvent;
 use failover::{Action, Event, Illegal, Moment, Notice};
+use migration::Kept;
 
 impl Board {
     pub(super) fn now(&self) -> Moment {
@@ -53,6 +54,7 @@ impl Board {
             self.pairs.count(&action);
             match action {
                 Action::Plug { primary, .. } => self.begin_plug(&primary),
+                Action::BreakOffPlug { primary } => self.break_off_plug(&primary),
                 Action::Withdraw { primary } => self.take_out(&primary),
                 Action::AskUnplug { primary, attempt } => self.ask_unplug(&primary, attempt),
                 Action::CancelUnplugAsk { primary } => self.cancel_unplug_ask(&primary),
@@ -63,9 +65,19 @@ impl Board {
                 Action::Delete { primary } => self.forget_primary(&primary, true),
                 Action::Release { primary } => self.release_primary(&primary),
                 Action::Emit(notice) => self.notice(notice),
-                Action::LetMigrationProceed => self.outgoing.unplugged(Ok(())),
+                Action::UnplugMoot { primary, reason } => {
+                    tracing::info!(
+                        primary,
+                        reason = reason.name(),
+                        "no unplug needed: {reason}"
+                    );
+                    self.outgoing.unplug_moot(reason.name());
+                }
+                Action::LetMigrationProceed => self.outgoing.all_unplugged(),
                 Action::RefuseMigration(refusal) => {
-                    self.outgoing.unplugged(Err(refusal.to_string()))
+                    let name = Some(refusal.reason.name());
+                    let why = refusal.to_string();
+                    self.outgoing.unplugged(Err(Kept { name, why }));
                 }
             }
         }
@@ -88,29 +100,68 @@ impl Board {
                 None => MachineEvent::FailoverNegotiated { id: standby },
             },
             Notice::UnplugPrimary { primary } => MachineEvent::UnplugPrimary { id: primary },
-            Notice::PathChanged { standby, path } => MachineEvent::FailoverPathChanged {
-                id: standby,
-                path: match path {
-                    failover::Path::Standby => "standby".into(),
-                    failover::Path::Primary => "primary".into(),
-                },
-                reason: String::new(),
-            },
-            Notice::PrimaryMissing { primary, reason } => {
-                tracing::warn!(primary, %reason, "the primary is not with its guest");
-                MachineEvent::FailoverPrimaryMissing {
-                    standby: self
-                        .pairs
-                        .pairs
-                        .by_primary(&primary)
-                        .map(|p| p.standby().to_owned())
-                        .unwrap_or_default(),
-                    id: primary,
-                    reason: reason.to_string(),
+            Notice::PathChanged { standby, path, why } => {
+                let reason = why.name();
+                tracing::info!(
+                    standby,
+                    ?path,
+                    reason,
+                    "the guest's traffic changes its path"
+                );
+                MachineEvent::FailoverPathChanged {
+                    id: standby,
+                    path: match path {
+                        failover::Path::Standby => "standby".into(),
+                        failover::Path::Primary => "primary".into(),
+                    },
+                    reason,
                 }
             }
-            Notice::UnplugFailed { primary, reason } => {
-                tracing::warn!(primary, %reason, "the primary could not be unplugged");
+            Notice::PrimaryMissing {
+                standby,
+                primary,
+                reason,
+            } => {
+                let (name, message) = (reason.name(), reason.to_string());
+                let retry_ms = reason.retry_ms();
+                // Of a standby that never had one the warning was given.
+                match &primary {
+                    Some(primary) => tracing::warn!(
+                        primary,
+                        reason = name,
+                        "the primary is not with its guest: {message}"
+                    ),
+                    None => tracing::info!(standby, reason = name, "{message}"),
+                }
+                MachineEvent::FailoverPrimaryMissing {
+                    standby,
+                    id: primary,
+                    reason: name,
+                    message,
+                    retry_ms,
+                }
+            }
+            Notice::UnplugFailed {
+                standby,
+                primary,
+                reason,
+                for_migration,
+            } => {
+                let (name, message) = (reason.name(), reason.to_string());
+                tracing::warn!(
+                    primary,
+                    reason = name,
+                    "the primary could not be unplugged: {message}"
+                );
+                self.emit(MachineEvent::FailoverUnplugFailed {
+                    standby,
+                    id: primary.clone(),
+                    reason: name,
+                    message,
+                });
+                if for_migration {
+                    return;
+                }
                 let path = format!("/machine/peripheral/{primary}");
                 MachineEvent::UnplugGuestError { id: primary, path }
             }

@@ -12,6 +12,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use vfio::{HostDevice, VfioPci};
 
+/// Base class and subclass.
+fn base_and_subclass(class: u32) -> u16 {
+    u16::try_from(class >> 8 & 0xffff).unwrap_or(0)
+}
+
 impl Board {
     /// What is known of a primary before it is opened; refused here if it cannot be had.
     fn primary_spec(
@@ -21,16 +26,26 @@ impl Board {
     ) -> Result<PrimarySpec, MachineError> {
         let class = match &config.kind {
             DeviceKind::VfioPci(vfio) => {
-                let host = HostDevice::find(&host_spec(vfio), Path::new("/sys"))
-                    .and_then(|host| host.check_usable().map(|()| host))
-                    .map_err(|e| MachineError::refused(e.to_string()))?;
-                // A target opens it once its guest has come; until then another may use it.
-                if self.config.incoming.is_none() {
-                    self.container()
-                        .check_free(&host)
-                        .map_err(|e| MachineError::refused(e.to_string()))?;
+                let found = HostDevice::find(&host_spec(vfio), Path::new("/sys"))
+                    .and_then(|host| host.check_usable().map(|()| host));
+                match (found, self.config.incoming.is_some()) {
+                    // A target opens it once its guest has come; until then another may use it, and it may not even exist.
+                    (Ok(host), true) => base_and_subclass(host.class),
+                    (Err(error), true) => {
+                        tracing::warn!(
+                            primary = config.id,
+                            "the guest will have to wait for it: {error}"
+                        );
+                        failover::CLASS_ETHERNET
+                    }
+                    (Ok(host), false) => {
+                        self.container()
+                            .check_free(&host)
+                            .map_err(|e| MachineError::refused(e.to_string()))?;
+                        base_and_subclass(host.class)
+                    }
+                    (Err(error), false) => return Err(MachineError::refused(error.to_string())),
                 }
-                u16::try_from(host.class >> 8 & 0xffff).unwrap_or(0)
             }
             DeviceKind::VirtioNet(_) => failover::CLASS_ETHERNET,
             _ => 0,
@@ -52,6 +67,7 @@ impl Board {
             multifunction: config.multifunction,
             function: place.devfn & 7,
             migratable: migrates(config),
+            link_timeout_ms: config.failover_link_timeout_ms.into(),
         })
     }
 

@@ -1,8 +1,24 @@
 //! What concerns all pairs at once: migrations and the machine's reset, and what standbys tell.
 
+use super::PairKeeper;
 use crate::board::Board;
 use crate::event::MachineEvent;
-use failover::{Event, Illegal, Moment};
+use failover::{Event, Illegal, Moment, WhenPaused};
+use migration::{Parameters, PausedPolicy};
+
+impl PairKeeper {
+    /// The migration's parameters changed: those that are the pairs' count from their next wait on.
+    pub(crate) fn take_parameters(&mut self, parameters: &Parameters) {
+        let mut timing = self.pairs.timing();
+        timing.unplug_timeout_ms = parameters.failover_unplug_timeout_ms;
+        self.pairs.set_timing(timing);
+        self.pairs
+            .set_when_paused(match parameters.failover_when_paused {
+                PausedPolicy::Refuse => WhenPaused::Refuse,
+                PausedPolicy::Wait => WhenPaused::Wait,
+            });
+    }
+}
 
 impl Board {
     /// A NIC has something to tell.
@@ -51,9 +67,6 @@ impl Board {
     /// A migration begins: asks for every primary. Whether there is anything to wait for.
     pub(crate) fn begin_unplug(&mut self) -> Result<(), Illegal> {
         let now = self.now();
-        let mut timing = self.pairs.pairs.timing();
-        timing.unplug_timeout_ms = self.outgoing.parameters.get().failover_unplug_timeout_ms;
-        self.pairs.pairs.set_timing(timing);
         let actions = self.pairs.pairs.begin_migration(now)?;
         self.perform_because("a migration begins", actions);
         Ok(())

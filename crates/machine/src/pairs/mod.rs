@@ -14,10 +14,11 @@ mod plugging;
 mod steering;
 mod unplugging;
 
+pub(crate) use opening::plug_error;
 pub(crate) use steering::vlans_of;
 pub(crate) use unplugging::SlotWatcher;
 
-use crate::devices::{Made, Place};
+use crate::devices::{Body, Made, Place};
 use crate::inspect::{PairCounters, device_of};
 use crate::primary_watch::SharedSteering;
 use config::vm::{DeviceConfig, DeviceKind};
@@ -69,11 +70,13 @@ pub struct PairKeeper {
 
 impl PairKeeper {
     pub(crate) fn new(incoming: bool) -> Self {
-        let pairs = if incoming {
+        let mut pairs = if incoming {
             Pairs::incoming(Timing::default())
         } else {
             Pairs::new(Timing::default())
         };
+        // Until the board says that it does.
+        pairs.set_guest_running(Moment::default(), false);
         Self {
             pairs,
             primaries: BTreeMap::new(),
@@ -113,16 +116,39 @@ impl PairKeeper {
         }
     }
 
+    /// A primary without hardware that is not in its slot, by its id or its netdev's.
+    pub(crate) fn beside_its_slot(&self, name: &str) -> Option<(String, Body)> {
+        let named = |primary: &Primary| match &primary.config.kind {
+            DeviceKind::VirtioNet(net) => net.netdev.as_deref() == Some(name),
+            _ => false,
+        };
+        let (id, primary) = self
+            .primaries
+            .iter()
+            .find(|(id, primary)| *id == name || named(primary))?;
+        Some((id.clone(), primary.other.as_ref()?.body.clone()))
+    }
+
     pub(crate) fn primary(&self, id: &str) -> Option<&Primary> {
         self.primaries.get(id)
+    }
+
+    /// Whether the host's function of this primary is open.
+    pub(crate) fn is_open(&self, id: &str) -> bool {
+        self.primary(id).is_some_and(|p| p.vfio.is_some())
+    }
+
+    /// What primaries are mapped into, once there was one.
+    pub(crate) fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
         self.pairs.next_deadline()
     }
 
-    pub(crate) fn set_guest_running(&mut self, running: bool) {
-        self.pairs.set_guest_running(running);
+    pub(crate) fn set_guest_running(&mut self, now: Moment, running: bool) {
+        self.pairs.set_guest_running(now, running);
     }
 
     /// A standby was taken out of the machine; whether it was one.

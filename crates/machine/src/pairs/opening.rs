@@ -6,11 +6,12 @@ use crate::board::Board;
 use crate::control::Control;
 use crate::devices::{Body, Made, host_spec};
 use config::vm::{DeviceConfig, DeviceKind};
+use failover::{PlugError, PlugFault};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use vfio::{Container, VfioConfig, VfioListener, VfioPci};
+use vfio::{Container, VfioConfig, VfioError, VfioListener, VfioPci};
 
 /// Hands what a passed-through function tells on to the control thread.
 struct FunctionWatcher(Control);
@@ -26,6 +27,20 @@ impl VfioListener for FunctionWatcher {
         let id = id.to_owned();
         self.0
             .post(move |board| board.primary_failed(&id, "the host wants it back"));
+    }
+}
+
+/// Why a function cannot be had, in the words of the pair.
+pub(crate) fn plug_error(error: &VfioError) -> PlugError {
+    let fault = match error {
+        VfioError::NotFound { .. } | VfioError::NotPci { .. } => PlugFault::DeviceMissing,
+        VfioError::OtherDriver { .. } | VfioError::NoDriver { .. } => PlugFault::OtherDriver,
+        VfioError::Busy { .. } | VfioError::UsedHere { .. } => PlugFault::Busy,
+        _ => PlugFault::Other,
+    };
+    PlugError {
+        fault,
+        text: error.to_string(),
     }
 }
 

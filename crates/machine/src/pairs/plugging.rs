@@ -1,9 +1,10 @@
 //! The way in: a primary is opened beside the running guest and put into its slot.
 
+use super::opening::plug_error;
 use crate::board::Board;
 use crate::devices::{Body, Place, function};
 use crate::primary_watch::WatchedPrimary;
-use failover::{Event, PlugStage, State, When};
+use failover::{Event, Pair, PlugError, When};
 use pci::PciDevice;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ impl Board {
         let (config, open) = (primary.config.clone(), primary.vfio.clone());
         let wanted = match self.vfio_config(&config, id) {
             Ok(wanted) => wanted,
-            Err(error) => return self.feed(id, &Event::PlugFailed(error.to_string())),
+            Err(error) => return self.plug_failed(id, PlugError::other(error.to_string())),
         };
         let container = self.container();
         let stop = Arc::new(AtomicBool::new(false));
@@ -45,45 +46,49 @@ impl Board {
                     }
                 }),
             };
-            let result = result.map(Some).map_err(|e| e.to_string());
+            let result = result.map(Some).map_err(|e| plug_error(&e));
             control.post(move |board| board.primary_ready(&name, result));
         };
         if let Err(error) = thread::Builder::new()
             .name(format!("open {id}"))
             .spawn(work)
         {
-            self.feed(id, &Event::PlugFailed(error.to_string()));
+            self.plug_failed(id, PlugError::other(error.to_string()));
         }
     }
 
+    /// It is not wanted in its slot any more; opening it may be broken off between two steps of mapping.
+    pub(super) fn break_off_plug(&mut self, id: &str) {
+        if let Some(opening) = self.pairs.primary(id).and_then(|p| p.opening.as_ref()) {
+            opening.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn plug_failed(&mut self, id: &str, error: PlugError) {
+        self.feed(id, &Event::PlugFailed(error));
+    }
+
     /// The primary is open, or not: into its slot with it, if it is still wanted there.
-    fn primary_ready(&mut self, id: &str, result: Result<Option<Arc<VfioPci>>, String>) {
+    fn primary_ready(&mut self, id: &str, result: Result<Option<Arc<VfioPci>>, PlugError>) {
         let Some(primary) = self.pairs.primaries.get_mut(id) else {
             return;
         };
         primary.opening = None;
-        let outcome = match result {
-            Ok(device) => {
-                if device.is_some() {
-                    primary.vfio = device;
-                }
-                let wanted = self.pairs.pairs.by_primary(id).is_some_and(|p| {
-                    matches!(p.state(), State::Plugging(PlugStage::Opening { .. }))
-                });
-                if !wanted {
-                    tracing::debug!(primary = id, "open, and no longer wanted in its slot");
-                    return self.feed(id, &Event::PlugFailed("it is no longer wanted".into()));
-                }
-                self.insert_primary(id, When::Hotplug)
-            }
-            Err(error) => Err(error),
-        };
+        if let Ok(Some(device)) = &result {
+            primary.vfio = Some(Arc::clone(device));
+        }
+        let pair = self.pairs.pairs.by_primary(id);
+        if !pair.is_some_and(Pair::still_wants_plug) {
+            tracing::debug!(primary = id, "no longer wanted in its slot");
+            return self.feed(id, &Event::PlugBrokenOff);
+        }
+        let outcome = result.and_then(|_| {
+            self.insert_primary(id, When::Hotplug)
+                .map_err(PlugError::other)
+        });
         match outcome {
             Ok(()) => self.feed(id, &Event::PlugSucceeded),
-            Err(error) => {
-                tracing::warn!(primary = id, error, "the primary could not be plugged");
-                self.feed(id, &Event::PlugFailed(error));
-            }
+            Err(error) => self.plug_failed(id, error),
         }
     }
 
@@ -125,17 +130,22 @@ impl Board {
         Ok(())
     }
 
+    /// The link of a primary is up or down, as the host sees it.
+    pub(crate) fn primary_link(&mut self, id: &str, up: bool) {
+        if self.pairs.pairs.by_primary(id).is_some() {
+            self.feed(id, if up { &Event::LinkUp } else { &Event::LinkDown });
+        }
+    }
+
     /// The guest's driver uses its primary now, or no longer.
     pub(crate) fn primary_in_use(&mut self, id: &str, in_use: bool) {
-        let unplugging = self
-            .pairs
-            .pairs
-            .by_primary(id)
-            .is_some_and(|p| matches!(p.state(), State::Unplugging { .. }));
+        let pair = self.pairs.pairs.by_primary(id);
+        let asked = pair.is_some_and(|p| p.unplug_why().is_some());
         if in_use {
             self.feed(id, &Event::DriverIn);
-        } else if unplugging {
-            // Outside of an unplug a closed primary is still the guest's path: nothing reaches the standby then.
+        } else if asked {
+            // Outside of an unplug (one that was taken back may go on all the same) a closed primary is still the guest's
+            // path: nothing reaches the standby then.
             self.feed(id, &Event::DriverOut);
         }
     }

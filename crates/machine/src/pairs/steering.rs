@@ -28,11 +28,15 @@ pub(super) fn because(event: &Event) -> &'static str {
         Event::MachineReset => "the machine was reset",
         Event::PlugSucceeded => "the primary is plugged",
         Event::PlugFailed(_) => "the primary could not be plugged",
+        Event::PlugBrokenOff => "the plug was broken off",
         Event::DriverIn => "the guest's driver has opened the primary",
         Event::DriverOut => "the guest's driver has closed the primary",
         Event::GuestLetGo => "the guest has let go of the primary",
         Event::UnplugRefused(_) => "the guest refuses to let go of the primary",
+        Event::UnplugNotAsked(_) => "the guest could not be asked to let go of the primary",
         Event::DeviceFailed(_) => "the primary has failed",
+        Event::LinkDown => "the primary's link is down",
+        Event::LinkUp => "the primary's link is up",
         Event::OperatorSwitch(_) => "an operator's order",
         Event::DeletionAsked => "the primary is to be deleted",
         Event::PrimaryGone => "the primary is gone",
@@ -83,6 +87,13 @@ impl PairKeeper {
         if let Some(steering) = self.steering.get(standby) {
             lock(steering).primary_deleted();
         }
+    }
+
+    /// The interface of the physical function that the primary of this standby belongs to, as far as it was found.
+    pub(crate) fn pf_of(&self, standby: &str) -> Option<String> {
+        let steering = lock(self.steering.get(standby)?);
+        let vf = steering.surroundings().vf.as_ref().ok()?;
+        Some(vf.pf.name.clone())
     }
 
     /// How the host's switch is steered for a standby, for `info network`.

@@ -39,7 +39,7 @@ impl Board {
             self.hotplug.repeat_unplug_request(id)
         };
         if let Err(error) = asked {
-            self.feed(id, &Event::UnplugRefused(error.to_string()));
+            self.feed(id, &Event::UnplugNotAsked(error.to_string()));
         }
     }
 

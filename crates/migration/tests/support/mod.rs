@@ -12,7 +12,7 @@ use memory::{DirtyPages, GuestRange, PageRun, Ram, RamConfig, allocate};
 use migration::channel::{Address, Listener};
 use migration::{
     BlockShape, CancelToken, Configuration, DevicePayload, DevicePayloads, DeviceShape, Incoming,
-    IncomingOptions, Info, MonotonicClock, Outcome, Outgoing, OutgoingOptions, Reason,
+    IncomingOptions, Info, Kept, MonotonicClock, Outcome, Outgoing, OutgoingOptions, Reason,
     SharedParameters, Source, State, StoppedVm, Target, Unplug,
 };
 use vm_memory::{Bytes, GuestAddress};
@@ -213,7 +213,7 @@ pub fn record() -> (Record, Events) {
 }
 
 /// How the wait for the guest ends.
-type Answer = Result<(), Reason>;
+pub type Answer = Result<Option<&'static str>, Kept>;
 
 /// The source machine. `unplug`: whether the guest has a primary, and how it lets go.
 pub struct TestSource {
@@ -258,11 +258,11 @@ impl Source for TestSource {
         })
     }
 
-    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Result<(), Reason> {
+    fn wait_unplugged(&mut self, interrupt: &CancelToken) -> Answer {
         let (sender, receiver) = self.unplug.as_ref().unwrap();
         let sender = sender.clone();
-        interrupt.on_cancel(move || drop(sender.send(Err("interrupted".into()))));
-        receiver.recv_timeout(PATIENCE).map_err(Reason::new)?
+        interrupt.on_cancel(move || drop(sender.send(Err(Kept::interrupted()))));
+        receiver.recv_timeout(PATIENCE).unwrap()
     }
 
     fn start_dirty_log(&mut self) -> Result<(), Reason> {

@@ -98,22 +98,35 @@ pub(crate) fn failover(pairs: Vec<FailoverInfo>) -> String {
             "    for {seconds}.{:03} s, STANDBY {accepted} by the guest\n",
             pair.since_ms % 1000
         );
-        if let Some(reason) = &pair.reason {
-            text += &format!("    because: {reason}\n");
+        if let (Some(reason), Some(message)) = (&pair.reason, &pair.message) {
+            text += &format!("    because: {message} ({reason})\n");
+        }
+        if let Some(retry_ms) = pair.retry_ms {
+            let attempts = pair.attempts.unwrap_or(0);
+            text += &format!(
+                "    {attempts} attempts failed, the next one in {}.{:03} s\n",
+                retry_ms / 1000,
+                retry_ms % 1000
+            );
         }
         text += &format!(
-            "    plugs {} (failed {}), unplugs {} (timed out {}), path changes {}\n",
+            "    plugs {} (failed {}), unplugs {} (timed out {}), path changes {}, failures: device {}, link {}\n",
             counters.plugs,
             counters.plug_failures,
             counters.unplugs,
             counters.unplug_timeouts,
-            counters.path_changes
+            counters.path_changes,
+            counters.device_failures,
+            counters.link_failures
         );
         for blocker in &pair.blockers {
             text += &format!(
                 "    would stop a migration: {} ({})\n",
                 blocker.message, blocker.reason
             );
+        }
+        for warning in &pair.warnings {
+            text += &format!("    warning: {} ({})\n", warning.message, warning.reason);
         }
     }
     text

@@ -17,6 +17,8 @@ qapi_enum! {
         Parked = "parked",
         /// The primary's host resources were given back.
         Released = "released",
+        /// The standby that the primary names does not exist.
+        Unpaired = "unpaired",
     }
 
     /// Which of the two devices carries the guest's traffic.
@@ -42,9 +44,13 @@ qapi_struct! {
         unplug_timeouts: u64 = "unplug-timeouts",
         /// Changes of the path.
         path_changes: u64 = "path-changes",
+        /// Failures of the device: its own report, or the host that wants it back.
+        device_failures: u64 = "device-failures",
+        /// Times that the primary was not used because its link was down.
+        link_failures: u64 = "link-failures",
     }
 
-    /// Something that would stop a migration.
+    /// Something that would stop a migration, or make it less than is hoped for.
     pub struct FailoverBlocker {
         /// A word for programs, as `guest-paused`.
         reason: String = "reason",
@@ -66,11 +72,19 @@ qapi_struct! {
         path: FailoverPath = "path",
         /// The guest accepted STANDBY.
         negotiated: bool = "negotiated",
-        /// Why it is where it is, when something went wrong.
+        /// Why the traffic is not on the primary, or about to leave it; a word for programs.
         reason: Option<String> = "reason",
+        /// The same for a person.
+        message: Option<String> = "message",
+        /// How many attempts to plug have failed in a row, while another is to come.
+        attempts: Option<u32> = "attempts",
+        /// In how many ms the next attempt comes.
+        retry_ms: Option<u64> = "retry-ms",
         /// What happened so far.
         counters: FailoverCounters = "counters",
         /// What would stop a migration that began now.
         blockers: Vec<FailoverBlocker> = "blockers",
+        /// What would not stop it, and what the guest would have to do without.
+        warnings: Vec<FailoverBlocker> = "warnings",
     }
 }

@@ -118,10 +118,18 @@ qapi_enum! {
 
     /// What to do when a guest has not let go of its primary in time.
     pub enum FailoverUnplugPolicy {
-        /// The migration fails; the primary comes back.
+        /// The migration fails; the guest keeps its primaries, and gets those back that it has let go.
         Abort = "abort",
-        /// The migration is cancelled; the primary stays.
+        /// The migration is cancelled, with the same end for the primaries.
         Cancel = "cancel",
+    }
+
+    /// What to do with a guest that is paused with its primary in.
+    pub enum FailoverWhenPaused {
+        /// The migration ends at its beginning, as `failover-unplug-policy` says.
+        Refuse = "refuse",
+        /// It waits until the guest is resumed; the time for the unplug is counted while it runs.
+        Wait = "wait",
     }
 }
 
@@ -189,6 +197,8 @@ qapi_struct! {
         failover_unplug_timeout_ms: Option<u64> = "failover-unplug-timeout",
         /// What to do when it has not.
         failover_unplug_policy: Option<FailoverUnplugPolicy> = "failover-unplug-policy",
+        /// What to do with a guest that is paused with its primary in.
+        failover_when_paused: Option<FailoverWhenPaused> = "failover-when-paused",
         /// How long the target has to take the guest over once all is sent, in ms.
         handover_timeout_ms: Option<u64> = "handover-timeout",
     }
@@ -253,7 +263,7 @@ qapi_struct! {
         blocked_reasons: Option<Vec<String>> = "blocked-reasons",
         /// How long the guest took to let go of its primaries, in ms.
         failover_unplug_time_ms: Option<i64> = "failover-unplug-time",
-        /// Why the wait for the guest's eject ended badly, a word for programs.
+        /// How the wait for the guest's eject ended, when not by one; a word for programs.
         failover_reason: Option<String> = "failover-reason",
     }
 

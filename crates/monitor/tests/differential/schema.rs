@@ -18,6 +18,7 @@ const INTENDED: &[(&str, &str)] = &[
     ("FAILOVER_PATH_CHANGED: not in QEMU", "ours"),
     ("FAILOVER_PRIMARY_MISSING: not in QEMU", "ours"),
     ("FAILOVER_STEERING_FAILED: not in QEMU", "ours"),
+    ("FAILOVER_UNPLUG_FAILED: not in QEMU", "ours"),
     ("query-qmp-schema->[]", "it describes itself as any value"),
     (
         "human-monitor-command features",

@@ -159,11 +159,15 @@ impl State {
                 path: FailoverPath::Primary,
                 negotiated: true,
                 reason: None,
+                message: None,
+                attempts: None,
+                retry_ms: None,
                 counters: FailoverCounters {
                     plugs: 1,
                     ..FailoverCounters::default()
                 },
                 blockers: vec![],
+                warnings: vec![],
             }]),
             Command::QueryNetwork => {
                 let client = |name: &str, kind, info: &str, peer| NetworkClientInfo {

@@ -1,6 +1,6 @@
 //! `query-failover`.
 
-use machine::inspect::{Inspect, PairView, Path, Phase};
+use machine::inspect::{Inspect, NoteView, PairView, Path, Phase};
 use monitor::types::{
     FailoverBlocker, FailoverCounters, FailoverInfo, FailoverPath, FailoverState,
 };
@@ -15,12 +15,13 @@ fn info(pair: PairView) -> FailoverInfo {
         device_id: pair.standby,
         primary_id: pair.primary,
         state: match pair.phase {
-            Phase::Hidden => FailoverState::Hidden,
-            Phase::Plugging => FailoverState::Plugging,
-            Phase::Active => FailoverState::Active,
-            Phase::Unplugging => FailoverState::Unplugging,
-            Phase::Parked => FailoverState::Parked,
-            Phase::Released => FailoverState::Released,
+            None => FailoverState::Unpaired,
+            Some(Phase::Hidden) => FailoverState::Hidden,
+            Some(Phase::Plugging) => FailoverState::Plugging,
+            Some(Phase::Active) => FailoverState::Active,
+            Some(Phase::Unplugging) => FailoverState::Unplugging,
+            Some(Phase::Parked) => FailoverState::Parked,
+            Some(Phase::Released) => FailoverState::Released,
         },
         since_ms: pair.since_ms,
         path: match pair.path {
@@ -28,22 +29,28 @@ fn info(pair: PairView) -> FailoverInfo {
             Path::Primary => FailoverPath::Primary,
         },
         negotiated: pair.negotiated,
-        reason: pair.reason,
+        reason: pair.reason.as_ref().map(|note| note.name.to_owned()),
+        message: pair.reason.map(|note| note.text),
+        attempts: pair.attempts,
+        retry_ms: pair.retry_ms,
         counters: FailoverCounters {
             plugs: counters.plugs,
             plug_failures: counters.plug_failures,
             unplugs: counters.unplugs,
             unplug_timeouts: counters.unplug_timeouts,
             path_changes: counters.path_changes,
+            device_failures: counters.device_failures,
+            link_failures: counters.link_failures,
         },
-        blockers: pair
-            .blockers
-            .into_iter()
-            .map(|(reason, message)| FailoverBlocker {
-                reason: reason.to_owned(),
-                message,
-            })
-            .collect(),
+        blockers: pair.blockers.into_iter().map(note).collect(),
+        warnings: pair.warnings.into_iter().map(note).collect(),
+    }
+}
+
+fn note(note: NoteView) -> FailoverBlocker {
+    FailoverBlocker {
+        reason: note.name.to_owned(),
+        message: note.text,
     }
 }
 

@@ -238,7 +238,7 @@ fn migration_info(info: Info) -> MigrationInfo {
         error_desc: info.error_desc,
         blocked_reasons: None,
         failover_unplug_time_ms: info.unplug_time_ms.map(signed),
-        failover_reason: None,
+        failover_reason: info.failover_reason.map(str::to_owned),
     }
 }
 

@@ -7,8 +7,8 @@ use config::vm::{DeviceKind, VmConfig};
 use machine::RunState;
 use machine::inspect::{
     BarKind, BarRegion, Bdf, BridgeSnapshot, BridgeWindows, BusSnapshot, ChardevView, CpuModel,
-    DeviceView, FunctionSnapshot, Inspect, MacAddr, NetCounters, NetdevView, NicView, PairCounters,
-    PairView, Path, Phase, ROOT_BUS, RegionSnapshot, RomView, RxFilter,
+    DeviceView, FunctionSnapshot, Inspect, MacAddr, NetCounters, NetdevView, NicView, NoteView,
+    PairCounters, PairView, Path, Phase, ROOT_BUS, RegionSnapshot, RomView, RxFilter,
 };
 use migration::{Capabilities, Info, Parameters, RamInfo, SharedParameters, State};
 use monitor::command::COMMANDS;
@@ -61,6 +61,13 @@ fn function(id: &str, model: &str, devfn: u8, ids: (u16, u16), class: u16) -> Fu
         interrupt_pin: 1,
         regions: Vec::new(),
         bridge: None,
+    }
+}
+
+fn note(name: &'static str) -> NoteView {
+    NoteView {
+        name,
+        text: format!("{name}, at length"),
     }
 }
 
@@ -196,16 +203,19 @@ impl Inspect for Fixture {
         vec![PairView {
             standby: "net0".into(),
             primary: Some("pri0".into()),
-            phase: Phase::Hidden,
+            phase: Some(Phase::Hidden),
             since_ms: 7,
             path: Path::Standby,
             negotiated: false,
-            reason: Some("the guest has not accepted STANDBY".into()),
+            reason: Some(note("not-accepted")),
+            attempts: None,
+            retry_ms: None,
             counters: PairCounters {
                 plugs: 2,
                 ..PairCounters::default()
             },
-            blockers: vec![("guest-paused", "resume it".into())],
+            blockers: vec![note("guest-paused")],
+            warnings: vec![note("mtu-mismatch")],
         }]
     }
     fn roms(&self) -> Vec<RomView> {
@@ -557,6 +567,11 @@ fn the_rest_of_the_machine_is_told() {
     );
     assert_eq!(pair["counters"]["plugs"], 2);
     assert_eq!(pair["blockers"][0]["reason"], "guest-paused");
+    assert_eq!(pair["warnings"][0]["reason"], "mtu-mismatch");
+    assert_eq!(
+        (&pair["reason"], &pair["message"]),
+        (&json!("not-accepted"), &json!("not-accepted, at length"))
+    );
     let cpus = get(&m, "query-cpus-fast", json!({}));
     assert_eq!(
         cpus[1]["props"],

@@ -162,6 +162,21 @@ impl Machine {
         info["status"].as_str().unwrap_or("").to_owned()
     }
 
+    /// The first pair of `query-failover`.
+    pub(crate) fn pair(&mut self) -> Value {
+        self.qmp("query-failover", json!({})).unwrap()[0].take()
+    }
+
+    /// Whether an event of this name came that nobody waited for. What happened before the last command is known.
+    pub(crate) fn has_told(&mut self, name: &str) -> bool {
+        self.events.iter().any(|event| event["event"] == name)
+    }
+
+    /// Changes parameters of migrations.
+    pub(crate) fn set_parameters(&mut self, parameters: Value) {
+        self.qmp("migrate-set-parameters", parameters).unwrap();
+    }
+
     /// Asks for the status until it is `wanted`; on the way it may only be one of `others`.
     pub(crate) fn until(&mut self, wanted: &str, others: &[&str]) {
         loop {

@@ -8,4 +8,5 @@ mod migrate;
 mod pair;
 mod pci;
 mod protocol;
+mod reasons;
 mod report;

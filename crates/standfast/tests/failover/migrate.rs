@@ -5,6 +5,7 @@ use crate::pair::{PORTS, accept, add_primary, add_standby, expect};
 use crate::pci::Pci;
 use serde_json::json;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The eject register of the hotplug block; the selector is beyond it.
 pub(crate) const EJECT: &str = "outl 0xcc8 1";
@@ -27,7 +28,7 @@ pub(crate) fn incoming(machine: &mut Machine, file: &Path) {
 }
 
 /// A machine whose guest has both devices.
-fn plugged() -> Machine {
+pub(crate) fn plugged() -> Machine {
     let mut machine = Machine::start(PORTS);
     let mut pci = Pci::set_up(&mut machine, 2);
     add_standby(&mut machine, 0, true);
@@ -120,7 +121,8 @@ fn a_cancel_while_the_guest_is_waited_for_ends_when_it_ejects() {
     migrate(&mut machine, &file);
     machine.event("UNPLUG_PRIMARY");
     machine.qmp("migrate_cancel", json!({})).unwrap();
-    assert_eq!(machine.status(), "cancelling");
+    // Cancelling, unless this client is slow.
+    assert!(machine.status().starts_with("cancell"));
     machine.command(EJECT);
     machine.until("cancelled", &["cancelling"]);
     expect(&mut machine, &["standby0", "primary0"], &[]);
@@ -128,15 +130,24 @@ fn a_cancel_while_the_guest_is_waited_for_ends_when_it_ejects() {
 }
 
 #[test]
-fn a_cancel_does_not_wait_long_for_a_guest_that_does_nothing() {
+fn a_cancel_does_not_wait_for_a_guest_that_does_nothing_and_a_late_eject_deletes_nothing() {
     let mut machine = plugged();
     let file = machine.folder.path().join("stream");
     migrate(&mut machine, &file);
     machine.until("wait-unplug", &["setup"]);
+    let asked = Instant::now();
     machine.qmp("migrate_cancel", json!({})).unwrap();
     machine.until("cancelled", &["cancelling"]);
+    // 80 ms, and what a busy host adds.
+    assert!(asked.elapsed() < Duration::from_secs(1));
     expect(&mut machine, &["standby0", "primary0"], &[]);
-    // The request was taken back; a second migration asks anew.
+    // The guest follows the request that was taken back: it gets its primary again at once.
+    machine.command(EJECT);
+    expect(&mut machine, &["standby0", "primary0"], &[]);
+    assert_eq!(Pci::read(&mut machine, 2 << 8, 0, 'l'), 0x1041_1af4);
+    assert_eq!(machine.pair()["counters"]["plugs"], 2);
+    assert!(!machine.has_told("DEVICE_DELETED"));
+    // A second migration asks anew.
     migrate(&mut machine, &file);
     machine.event("UNPLUG_PRIMARY");
     machine.command(EJECT);
