@@ -11,7 +11,7 @@ mod virtio;
 use crate::property::{BusKind, Category, DeviceType, Model};
 
 use isa::ISA_SERIAL;
-use pci::{NO_ROM, PCI, PRIMARY, ROOT_PORT, VFIO};
+use pci::{NO_ROM, PCI, ROOT_PORT, VFIO};
 use virtio::{BLK, RNG, VIRTIO, VIRTIO_NET};
 
 /// All device types, by name.
@@ -44,7 +44,7 @@ pub static DEVICE_TYPES: &[DeviceType] = &[
         description: "A PCI device of the host, passed through by VFIO",
         hotpluggable: true,
         model: Model::VfioPci,
-        groups: &[VFIO, PRIMARY, PCI],
+        groups: &[VFIO, PCI],
     },
     DeviceType {
         name: "virtio-blk-pci",
@@ -74,7 +74,7 @@ pub static DEVICE_TYPES: &[DeviceType] = &[
         description: "virtio NIC; with failover=on the standby of a pair",
         hotpluggable: true,
         model: Model::VirtioNet,
-        groups: &[VIRTIO_NET, VIRTIO, NO_ROM, PRIMARY, PCI],
+        groups: &[VIRTIO_NET, VIRTIO, NO_ROM, PCI],
     },
     DeviceType {
         name: "virtio-net-pci-non-transitional",
@@ -84,7 +84,7 @@ pub static DEVICE_TYPES: &[DeviceType] = &[
         description: "virtio NIC, modern interface only",
         hotpluggable: true,
         model: Model::VirtioNet,
-        groups: &[VIRTIO_NET, VIRTIO, NO_ROM, PRIMARY, PCI],
+        groups: &[VIRTIO_NET, VIRTIO, NO_ROM, PCI],
     },
     DeviceType {
         name: "virtio-rng-pci",

@@ -21,6 +21,8 @@ pub struct StandbySpec {
     pub slot: Option<Slot>,
     /// Its MAC address.
     pub mac: Option<[u8; 6]>,
+    /// For how long the primary's link may be down, in ms, before the guest is moved to this standby; 0 for ever.
+    pub link_timeout_ms: u64,
 }
 
 /// A primary as given: a PCI device with `failover_pair_id`.
@@ -45,8 +47,6 @@ pub struct PrimarySpec {
     /// Whether its state can be migrated. As long as it has no standby, a migration takes it for an ordinary device then;
     /// otherwise it blocks one.
     pub migratable: bool,
-    /// For how long its link may be down, in ms, before the guest is moved to its standby; 0 for ever.
-    pub link_timeout_ms: u64,
 }
 
 /// PCI base class and subclass of an Ethernet controller.

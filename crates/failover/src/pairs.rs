@@ -257,7 +257,7 @@ impl Pairs {
             return Ok(added);
         };
         added.warnings.extend(spec.check_with(&id, standby)?);
-        pair.add_primary(now, id, spec.link_timeout_ms, &mut added.actions)
+        pair.add_primary(now, id, &mut added.actions)
             .map_err(internal)?;
         Ok(added)
     }
@@ -275,7 +275,7 @@ impl Pairs {
             actions: Vec::new(),
             warnings: Vec::new(),
         };
-        let mut pair = Pair::new(now, spec.id.clone(), self.hold(), self.timing);
+        let mut pair = Pair::new(now, &spec, self.hold(), self.timing);
         pair.set_when_paused(self.when_paused);
         pair.set_guest_running(now, self.guest_running);
         if let Some(at) = self.orphans.iter().position(|o| o.spec.standby == spec.id)
@@ -284,12 +284,11 @@ impl Pairs {
             added
                 .warnings
                 .extend(orphan.spec.check_with(&orphan.id, &spec)?);
-            let (id, link_timeout_ms) = (orphan.id.clone(), orphan.spec.link_timeout_ms);
+            let id = orphan.id.clone();
             if orphan.visible {
-                pair.adopt_visible(now, id, link_timeout_ms)
-                    .map_err(internal)?;
+                pair.adopt_visible(now, id).map_err(internal)?;
             } else {
-                pair.add_primary(now, id, link_timeout_ms, &mut added.actions)
+                pair.add_primary(now, id, &mut added.actions)
                     .map_err(internal)?;
             }
             self.orphans.remove(at);

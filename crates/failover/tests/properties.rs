@@ -107,7 +107,6 @@ fn primary(n: usize) -> PrimarySpec {
         multifunction: false,
         migratable: false,
         function: 0,
-        link_timeout_ms: 3_000,
     }
 }
 
@@ -130,6 +129,7 @@ impl World {
                 id: (*id).into(),
                 slot: None,
                 mac: None,
+                link_timeout_ms: 3_000,
             };
             world
                 .pairs

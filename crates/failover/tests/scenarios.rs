@@ -16,6 +16,7 @@ fn standby(n: u32) -> StandbySpec {
             device: 0,
         }),
         mac: Some([2, 0, 0, 0, 0, 1]),
+        link_timeout_ms: LINK_MS,
     }
 }
 
@@ -33,7 +34,6 @@ fn primary(n: u32) -> PrimarySpec {
         multifunction: false,
         migratable: false,
         function: 0,
-        link_timeout_ms: LINK_MS,
     }
 }
 

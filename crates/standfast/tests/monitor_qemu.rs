@@ -211,8 +211,6 @@ fn both_answer_the_same() {
 const INTENDED: &[(&str, &str)] = &[
     ("virtio-blk-pci.scsi:", "of older releases; taken and off"),
     ("vfio-pci.ramfb:", "of vfio-pci-nohotplug; taken and off"),
-    ("vfio-pci.failover-link-timeout:", "ours"),
-    ("virtio-net-pci.failover-link-timeout:", "ours"),
     ("pcie-root-port.x-native-hotplug:", "of older releases"),
     ("pcie-root-port.x-speed:", "a word by any name"),
     ("pcie-root-port.x-width:", "a word by any name"),

@@ -143,17 +143,6 @@ pub(super) const ROOT_PORT: &[Property] = &[
     ignored("aer_log_max", K::U16, Some("8"), "Entries of the error log"),
 ];
 
-/// How long a primary may be without its link.
-const FAILOVER_LINK_TIMEOUT: Property = full(
-    "failover-link-timeout",
-    K::U32,
-    Some("3000"),
-    "For a primary: move the guest to its standby when the link is down for this many milliseconds, and back when it is up; 0 never",
-);
-
-/// What devices have that can be primaries.
-pub(super) const PRIMARY: &[Property] = &[FAILOVER_LINK_TIMEOUT];
-
 pub(super) const VFIO: &[Property] = &[
     full(
         "host",

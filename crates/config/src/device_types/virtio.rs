@@ -231,6 +231,12 @@ pub(super) const VIRTIO_NET: &[Property] = &[
         Some("5000"),
         "Standby: how long failover-hook may take for a step, ms",
     ),
+    full(
+        "failover-link-timeout",
+        K::U32,
+        Some("3000"),
+        "Standby: leave a primary whose link has been down for this long, ms, and return when it is up; 0 for never",
+    ),
     off(
         "mq",
         "Offer VIRTIO_NET_F_MQ, as many queue pairs as the netdev has",

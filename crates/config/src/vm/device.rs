@@ -19,8 +19,6 @@ pub struct DeviceConfig {
     pub multifunction: bool,
     /// `failover_pair_id=`: the standby this device is the primary of.
     pub failover_pair_id: Option<String>,
-    /// `failover-link-timeout=`: for how long a primary's link may be down, in ms; 0 for ever.
-    pub failover_link_timeout_ms: u32,
     /// `acpi-index=`, 0 for none.
     pub acpi_index: u32,
     /// What its type adds.
@@ -91,6 +89,8 @@ pub struct VirtioNetConfig {
     pub mac: Option<[u8; 6]>,
     /// `failover=`: offer VIRTIO_NET_F_STANDBY; this is a standby.
     pub failover: bool,
+    /// `failover-link-timeout=`: for how long the primary's link may be down, in ms; 0 for ever.
+    pub failover_link_timeout_ms: u32,
     /// How the host's network follows the pair; only for a standby.
     pub steering: SteeringConfig,
     /// `mq=`: offer VIRTIO_NET_F_MQ when the back end has several queues.

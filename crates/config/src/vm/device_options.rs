@@ -91,7 +91,6 @@ impl DeviceConfig {
         }
 
         let is_pci = device.bus == BusKind::Pcie;
-        let can_be_primary = matches!(device.model, Model::VirtioNet | Model::VfioPci);
         let config = Self {
             id,
             driver: device.name,
@@ -102,11 +101,6 @@ impl DeviceConfig {
                 values.text("failover_pair_id")
             } else {
                 None
-            },
-            failover_link_timeout_ms: if can_be_primary {
-                values.number("failover-link-timeout").unwrap_or(0)
-            } else {
-                0
             },
             acpi_index: if is_pci {
                 values.number("acpi-index").unwrap_or(0)
@@ -283,6 +277,7 @@ fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
         mac,
         failover: values.flag("failover"),
         steering: steering(values)?,
+        failover_link_timeout_ms: values.number("failover-link-timeout").unwrap_or(0),
         mq: values.flag("mq"),
         host_mtu,
         status: values.flag("status"),

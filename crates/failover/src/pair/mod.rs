@@ -19,6 +19,7 @@ mod way_out;
 
 use crate::clock::{Moment, Timing};
 use crate::event::{Action, Event, Notice};
+use crate::pairing::StandbySpec;
 use crate::reason::{Reason, Refusal};
 use crate::state::{HiddenWhy, Illegal, Path, PathWhy, PlugStage, State, UnplugWhy};
 use link::Link;
@@ -77,9 +78,9 @@ pub struct Pair {
 type Step = Result<(), Illegal>;
 
 impl Pair {
-    pub(crate) fn new(now: Moment, standby: String, hold: Hold, timing: Timing) -> Self {
+    pub(crate) fn new(now: Moment, standby: &StandbySpec, hold: Hold, timing: Timing) -> Self {
         Self {
-            standby,
+            standby: standby.id.clone(),
             primary: None,
             consent: Consent::None,
             hold,
@@ -88,7 +89,7 @@ impl Pair {
             since: now,
             timing,
             pause: Pause::default(),
-            link: Link::default(),
+            link: Link::new(standby.link_timeout_ms),
             kept_out: false,
             faults: 0,
             fault: None,
@@ -261,23 +262,14 @@ impl Pair {
         Ok(None)
     }
 
-    /// `link_timeout_ms`: for how long its link may be down; 0 for ever.
-    pub(crate) fn add_primary(
-        &mut self,
-        now: Moment,
-        id: String,
-        link_timeout_ms: u64,
-        out: &mut Vec<Action>,
-    ) -> Step {
+    pub(crate) fn add_primary(&mut self, now: Moment, id: String, out: &mut Vec<Action>) -> Step {
         self.primary = Some(id);
-        self.link = Link::new(link_timeout_ms);
         self.bring_in(now, out)
     }
 
     /// The standby appears while its primary is in the guest already, as an ordinary device.
-    pub(crate) fn adopt_visible(&mut self, now: Moment, id: String, link_timeout_ms: u64) -> Step {
+    pub(crate) fn adopt_visible(&mut self, now: Moment, id: String) -> Step {
         self.primary = Some(id);
-        self.link = Link::new(link_timeout_ms);
         self.consent = Consent::NotAsked;
         self.path = Path::Primary;
         self.go(now, State::Active { outstanding: None })

@@ -210,6 +210,7 @@ impl Pair {
 
     fn forget_primary(&mut self, now: Moment) -> Step {
         self.primary = None;
+        self.link.overrule();
         self.faults = 0;
         self.kept_out = false;
         if self.consent == Consent::NotAsked {

@@ -67,7 +67,6 @@ impl Board {
             multifunction: config.multifunction,
             function: place.devfn & 7,
             migratable: migrates(config),
-            link_timeout_ms: config.failover_link_timeout_ms.into(),
         })
     }
 
@@ -154,10 +153,15 @@ impl Board {
             bus: place.bus.clone(),
             device: place.devfn >> 3,
         });
+        let link_timeout_ms = match self.devices.get(id).map(|device| &device.config.kind) {
+            Some(DeviceKind::VirtioNet(net)) => net.failover_link_timeout_ms.into(),
+            _ => 0,
+        };
         let spec = StandbySpec {
             id: id.to_owned(),
             slot,
             mac: Some(mac),
+            link_timeout_ms,
         };
         let added = self
             .pairs
