@@ -39,7 +39,7 @@ pub use object::{
 };
 
 pub use placement::{ISA_BUS, Place, ROOT_BUS, place_devices};
-pub use small_options::NameConfig;
+pub use small_options::{MetricsAddress, NameConfig};
 
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -103,6 +103,8 @@ pub struct VmConfig {
     pub qtest: Option<QtestConfig>,
     /// `-failover-report`: where the page of the last migrations and failovers goes.
     pub failover_report: Option<PathBuf>,
+    /// `-metrics`.
+    pub metrics: Option<MetricsAddress>,
 }
 
 /// Where the client is that stands in for the processors.
@@ -269,6 +271,7 @@ impl Default for VmConfig {
             rtc_base: RtcBase::default(),
             qtest: None,
             failover_report: None,
+            metrics: None,
         }
     }
 }

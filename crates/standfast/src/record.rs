@@ -13,7 +13,7 @@ mod session;
 
 pub use recorder::{Recorder, Writer};
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use machine::MigrationNews;
 use machine::inspect::Path;
@@ -48,6 +48,10 @@ pub struct Record {
     sessions: VecDeque<Session>,
     /// Sessions so far, those that are forgotten among them.
     count: u64,
+    /// How migrations ended, by direction and outcome.
+    ended: BTreeMap<(&'static str, &'static str), u64>,
+    /// The last migration goes away from here.
+    outgoing: bool,
 }
 
 impl Record {
@@ -85,6 +89,11 @@ impl Record {
         if let Some(session) = self.sessions.back_mut() {
             session.migration(news, at);
         }
+        self.outgoing = news.outgoing;
+        if !news.state.is_running() {
+            let key = (direction(news.outgoing), news.state.name());
+            *self.ended.entry(key).or_default() += 1;
+        }
     }
 
     /// Something happened.
@@ -110,6 +119,18 @@ impl Record {
         if let Some(session) = self.sessions.back_mut() {
             session.sample(info, at);
         }
+    }
+
+    /// How migrations ended so far: direction, outcome, how many.
+    pub fn ended(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let all = self.ended.iter();
+        all.map(|(&(direction, outcome), &count)| (direction, outcome, count))
+            .collect()
+    }
+
+    /// The last migration goes, or went, away from here.
+    pub fn outgoing(&self) -> bool {
+        self.outgoing
     }
 
     /// All of it, the newest first.
@@ -170,6 +191,10 @@ impl Record {
             ],
         }
     }
+}
+
+fn direction(outgoing: bool) -> &'static str {
+    if outgoing { "outgoing" } else { "incoming" }
 }
 
 fn number(value: Option<u64>) -> Cell {

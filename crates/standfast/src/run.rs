@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::Context;
 use config::vm::{Accel, Incoming, MachineKind, VmConfig};
 use machine::clock::{Clocks, ManualClock};
-use machine::{Control, FdSource, control_with, qtest};
+use machine::inspect::Inspect;
+use machine::{Board, Control, FdSource, control_with, qtest};
 use monitor::{EventSink, Monitors};
 
 use crate::backend::{MachineBackend, identity};
 use crate::endpoints::{open_monitors, shared_monitors};
 use crate::events::EventForwarder;
+use crate::metrics;
 use crate::record::Recorder;
 use crate::startup::Startup;
 
@@ -83,6 +85,11 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
     let writer = recorder.start(woken, control.clone(), config.failover_report.clone())?;
+    // Held to the end of the machine.
+    let _metrics = match &config.metrics {
+        Some(address) => Some(metrics::serve(address, source(control.clone(), recorder))?),
+        None => None,
+    };
     end_on_signals(control)?;
     startup.ready().context("-daemonize")?;
     let (status, board) = control_loop.run(board);
@@ -91,6 +98,28 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     monitors.close(GOODBYE);
     drop(board);
     Ok(ExitCode::from(status))
+}
+
+/// What `-metrics` tells: taken on the control thread, as the answer to a query is.
+fn source(control: Control, recorder: Recorder) -> metrics::Source {
+    Arc::new(move || {
+        let recorder = recorder.clone();
+        let taken = control.ask(move |board| snapshot(board, &recorder));
+        taken.ok().map(|snapshot| metrics::text(&snapshot))
+    })
+}
+
+fn snapshot(board: &Board, recorder: &Recorder) -> metrics::Snapshot {
+    let (ended, outgoing) = recorder.ended();
+    metrics::Snapshot {
+        name: board.config().name.clone().unwrap_or_default(),
+        run_state: board.run_state(),
+        pairs: board.pairs(),
+        nics: board.nics(),
+        migration: board.migrate_info(),
+        outgoing,
+        ended,
+    }
 }
 
 /// Opens what the client of `-qtest` talks on.

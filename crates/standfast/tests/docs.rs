@@ -31,6 +31,11 @@ fn the_man_page_is_fresh() {
 }
 
 #[test]
+fn the_metrics_page_is_fresh() {
+    check("../../docs/metrics.md", &standfast::metrics::page());
+}
+
+#[test]
 fn the_help_is_fresh() {
     check("tests/golden/help.txt", &standfast::cli::help::options());
 }

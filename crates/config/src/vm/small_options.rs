@@ -1,4 +1,7 @@
-//! The options with a few words in them: `-name`, `-rtc`, `-incoming`, `-boot`, `-global`, `-add-fd`, `-mon`, `-msg`.
+//! The options with a few words in them: `-name`, `-rtc`, `-incoming`, `-boot`, `-global`, `-add-fd`, `-mon`, `-msg`, `-metrics`.
+
+use std::fmt;
+use std::path::PathBuf;
 
 use super::{FdSetMember, GlobalProperty, Incoming, MonitorConfig, MonitorMode, RtcBase};
 use crate::error::{Error, Result};
@@ -28,6 +31,66 @@ impl NameConfig {
             guest,
             debug_threads,
         })
+    }
+}
+
+/// `-metrics`: where monitoring systems ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A unix socket, which is made.
+    Unix(PathBuf),
+    /// A TCP port.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port; 0 is any that is free.
+        port: u16,
+    },
+}
+
+impl MetricsAddress {
+    /// Reads the argument of `-metrics`.
+    ///
+    /// # Errors
+    /// Neither `unix:PATH` nor `tcp:HOST:PORT`.
+    pub fn from_argument(argument: &str) -> Result<Self> {
+        let wrong = |what: &str| Error::Other(format!("{what}; give unix:PATH or tcp:HOST:PORT"));
+        match argument.split_once(':') {
+            Some(("unix", "")) => Err(wrong("a path is missing")),
+            Some(("unix", path)) => Ok(Self::Unix(path.into())),
+            Some(("tcp", place)) => {
+                let (host, port) = place
+                    .rsplit_once(':')
+                    .ok_or_else(|| wrong("a port is missing"))?;
+                // An IPv6 address is written in brackets, as in a URL.
+                let host = match host.strip_prefix('[') {
+                    Some(rest) => rest.strip_suffix(']').unwrap_or(host),
+                    None => host,
+                };
+                let port = port
+                    .parse()
+                    .map_err(|_| wrong(&format!("'{port}' is no port")))?;
+                if host.is_empty() {
+                    // Who may read them is to be said, not guessed.
+                    return Err(wrong("a host is missing (127.0.0.1: this machine alone)"));
+                }
+                Ok(Self::Tcp {
+                    host: host.to_owned(),
+                    port,
+                })
+            }
+            _ => Err(wrong(&format!("'{argument}' is no address"))),
+        }
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+        }
     }
 }
 
@@ -221,5 +284,39 @@ impl MonitorConfig {
             mode,
             pretty: pretty.unwrap_or(false),
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_asked_for_at_an_address() {
+        for text in [
+            "unix:/run/m",
+            "tcp:127.0.0.1:9100",
+            "tcp:[::1]:0",
+            "tcp:host:1",
+        ] {
+            let address = MetricsAddress::from_argument(text).unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+        for text in [
+            "",
+            "unix:",
+            "tcp:9100",
+            "tcp::9100",
+            "tcp:h:99999",
+            "udp:h:1",
+            "/run/m",
+        ] {
+            let error = MetricsAddress::from_argument(text).unwrap_err().to_string();
+            assert!(
+                error.contains("give unix:PATH or tcp:HOST:PORT"),
+                "{text}: {error}"
+            );
+        }
     }
 }

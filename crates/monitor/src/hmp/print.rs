@@ -132,12 +132,29 @@ pub(crate) fn failover(pairs: Vec<FailoverInfo>) -> String {
     text
 }
 
+/// How far a migration is whose memory travels.
+fn progress(info: &MigrationInfo) -> Option<String> {
+    let under_way = matches!(
+        info.status?,
+        MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
+    );
+    let ram = info.ram.as_ref().filter(|_| under_way)?;
+    let bytes = |number: i64| u64::try_from(number).unwrap_or(0);
+    Some(report::progress_line(&report::Progress {
+        remaining_bytes: bytes(ram.remaining_bytes),
+        total_bytes: bytes(ram.total_bytes),
+        bytes_per_s: (ram.mbps > 0.0).then_some(ram.mbps * 1e6 / 8.0),
+        expected_downtime_ms: info.expected_downtime_ms.map(|ms| ms as f64),
+    }))
+}
+
 /// `info migrate`.
 pub(crate) fn migration(info: MigrationInfo) -> String {
     let mut text = String::new();
     let Some(status) = info.status else {
         return text;
     };
+    let bar = progress(&info);
     let mut line = |name: &str, value: String| text += &format!("{name}: {value}\n");
     line("Migration status", status.to_string());
     if let Some(why) = info.error_desc {
@@ -183,6 +200,8 @@ pub(crate) fn migration(info: MigrationInfo) -> String {
     for reason in info.blocked_reasons.unwrap_or_default() {
         line("blocked", reason);
     }
+    // At the end: a script reads the lines above, a person the one above the prompt.
+    text.extend(bar.map(|bar| bar + "\n"));
     text
 }
 
@@ -314,4 +333,34 @@ pub(crate) fn qtree(buses: Vec<QtreeBus>) -> String {
         bus(&mut text, each, 0);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_shown_while_memory_travels() {
+        let mut info = MigrationInfo {
+            status: Some(MigrationStatus::Active),
+            expected_downtime_ms: Some(300),
+            ram: Some(MigrationRamStats {
+                remaining_bytes: 64 << 20,
+                total_bytes: 256 << 20,
+                mbps: 268.435_456,
+                ..MigrationRamStats::default()
+            }),
+            ..MigrationInfo::default()
+        };
+        let text = migration(info.clone());
+        assert!(text.starts_with("Migration status: active\n"));
+        let last = text.lines().last().unwrap_or_default();
+        assert!(
+            last.ends_with("75 %  32 MiB/s,  64 MiB left, expected downtime 300 ms"),
+            "{last}"
+        );
+        info.status = Some(MigrationStatus::Completed);
+        assert!(!migration(info).contains('%'));
+        assert_eq!(migration(MigrationInfo::default()), "");
+    }
 }

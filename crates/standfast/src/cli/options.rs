@@ -458,6 +458,14 @@ pub static OPTIONS: &[OptionSpec] = &[
         apply::qtest_log,
     ),
     option(
+        "metrics",
+        &[],
+        Some("unix:PATH | tcp:HOST:PORT"),
+        Process,
+        "answer GET /metrics there with what a monitoring system wants to know, as OpenMetrics text (docs/metrics.md)",
+        apply::metrics,
+    ),
+    option(
         "msg",
         &[],
         Some("[timestamp=on|off][,guest-name=on|off]"),

@@ -83,6 +83,12 @@ impl Recorder {
         self.wake();
     }
 
+    /// How migrations ended so far, and whether the last one goes away from here.
+    pub fn ended(&self) -> (Vec<(&'static str, &'static str, u64)>, bool) {
+        let record = self.lock();
+        (record.ended(), record.outgoing())
+    }
+
     /// The report as it is now.
     pub fn document(&self) -> Document {
         let now = self.now();

@@ -186,7 +186,10 @@ impl Session {
             };
         };
         match &self.info.error_desc {
-            Some(why) if *state == "failed" => format!("failed: {}", short(why)),
+            Some(why) if *state == "failed" => match self.info.failover_reason {
+                Some(reason) => format!("failed ({reason}): {}", short(why)),
+                None => format!("failed: {}", short(why)),
+            },
             _ => (*state).to_owned(),
         }
     }

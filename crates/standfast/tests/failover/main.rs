@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod metrics;
 mod migrate;
 mod pair;
 mod pci;

@@ -17,9 +17,19 @@ pub(crate) fn migrate(machine: &mut Machine, file: &Path) {
     machine.qmp("migrate", json!({ "uri": uri })).unwrap();
 }
 
-pub(crate) fn incoming(machine: &mut Machine, file: &Path) {
+/// Has the machine tell of each state of its migrations.
+pub(crate) fn tell_states(machine: &mut Machine) {
     let events = json!({"capabilities": [{"capability": "events", "state": true}]});
     machine.qmp("migrate-set-capabilities", events).unwrap();
+}
+
+/// Waits until it was told that the migration completed: then everybody knows. `query-migrate` says so a little earlier.
+pub(crate) fn completed(machine: &mut Machine) {
+    while machine.event("MIGRATION")["status"] != "completed" {}
+}
+
+pub(crate) fn incoming(machine: &mut Machine, file: &Path) {
+    tell_states(machine);
     let uri = format!("exec: cat {}", file.display());
     machine
         .qmp("migrate-incoming", json!({ "uri": uri }))

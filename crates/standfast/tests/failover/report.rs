@@ -6,7 +6,7 @@ use report::{Document, LaneKind, Recording};
 use serde_json::json;
 
 use crate::client::Machine;
-use crate::migrate::{EJECT, incoming, migrate, resumed};
+use crate::migrate::{EJECT, completed, incoming, migrate, tell_states};
 use crate::pair::{PORTS, accept, add_primary, add_standby, expect};
 use crate::pci::Pci;
 
@@ -42,6 +42,7 @@ fn both_sides_of_a_migration_have_their_report() {
     add_primary(&mut source, 0);
     expect(&mut source, &["standby0", "primary0"], &[]);
     let file = source.folder.path().join("stream");
+    tell_states(&mut source);
     migrate(&mut source, &file);
     assert_eq!(source.event("UNPLUG_PRIMARY")["device-id"], "primary0");
     source.until("wait-unplug", &["setup"]);
@@ -49,8 +50,7 @@ fn both_sides_of_a_migration_have_their_report() {
     let now = under_way.recordings.first().unwrap();
     assert_eq!((now.outcome.as_str(), now.good), ("wait-unplug", None));
     source.command(EJECT);
-    source.until("completed", &["wait-unplug", "active", "device"]);
-    source.event("STOP");
+    completed(&mut source);
 
     let document = asked(&mut source);
     let left = document.recordings.first().unwrap();
@@ -75,7 +75,7 @@ fn both_sides_of_a_migration_have_their_report() {
     add_standby(&mut target, 0, true);
     add_primary(&mut target, 0);
     incoming(&mut target, &file);
-    resumed(&mut target);
+    completed(&mut target);
     expect(&mut target, &["standby0", "primary0"], &[]);
     let document = asked(&mut target);
     let came = document.recordings.first().unwrap();

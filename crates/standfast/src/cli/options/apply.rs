@@ -2,8 +2,8 @@
 
 use config::vm::{
     ACCELERATORS, BootConfig, CHARDEV_TYPES, CPU_MODELS, CpuConfig, FdSetMember, Incoming,
-    MACHINE_TYPES, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES, QtestLog, RtcBase,
-    SmpConfig, memory_bytes,
+    MACHINE_TYPES, MetricsAddress, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES, QtestLog,
+    RtcBase, SmpConfig, memory_bytes,
 };
 use config::{Error, Options, Source};
 
@@ -240,6 +240,11 @@ pub(super) fn failover_report(builder: &mut Builder, argument: &str) -> Outcome 
         return refuse("expected a file");
     }
     builder.config.failover_report = Some(argument.into());
+    Ok(())
+}
+
+pub(super) fn metrics(builder: &mut Builder, argument: &str) -> Outcome {
+    builder.config.metrics = Some(MetricsAddress::from_argument(argument)?);
     Ok(())
 }
 
