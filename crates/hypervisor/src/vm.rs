@@ -6,8 +6,9 @@ use crate::interrupts::Routes;
 use crate::slots::{DirtyLog, Slots};
 use crate::{CpuModel, HypervisorError, IrqchipState, Topology, preflight};
 use kvm_bindings::{
-    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL, KVM_PIT_SPEAKER_DUMMY,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_pit_config,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_pit_config,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use pci::{BarMapping, DoorbellWidth, IntxLine, MsiVector, Platform};
@@ -37,6 +38,23 @@ fn io_error(error: kvm_ioctls::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
+/// By default KVM throws away every translation of the guest when one memory slot is deleted, and each page the guest
+/// has is faulted in anew: for every BAR that moves, in the middle of a boot or an unplug. A newer kernel (6.12) can be
+/// told to drop the slot's own only; with an older one it is as it was.
+fn keep_other_slots_mapped(fd: &VmFd) {
+    let known = fd.check_extension_raw(u64::from(KVM_CAP_DISABLE_QUIRKS2));
+    if u32::try_from(known).is_ok_and(|known| known & KVM_X86_QUIRK_SLOT_ZAP_ALL != 0) {
+        let mut disable = kvm_enable_cap {
+            cap: KVM_CAP_DISABLE_QUIRKS2,
+            ..Default::default()
+        };
+        disable.args[0] = u64::from(KVM_X86_QUIRK_SLOT_ZAP_ALL);
+        if let Err(error) = fd.enable_cap(&disable) {
+            tracing::debug!(%error, "KVM_X86_QUIRK_SLOT_ZAP_ALL stays on");
+        }
+    }
+}
+
 impl Vm {
     /// Creates the VM with in-kernel interrupt controllers and timer and its RAM in place. Before that it runs a
     /// tiny guest, to tell a `/dev/kvm` that only opens from one that works.
@@ -49,6 +67,7 @@ impl Vm {
         let kvm = preflight::open()?;
         preflight::run_two_instructions(&kvm)?;
         let fd = Arc::new(kvm.create_vm().map_err(error("KVM_CREATE_VM"))?);
+        keep_other_slots_mapped(&fd);
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
             .map_err(error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS)

@@ -395,19 +395,20 @@ fn open_backing(config: &RamConfig) -> Result<Backing, MemoryError> {
 }
 
 fn open_memfd(config: &RamConfig, huge_pages: Option<HugePages>) -> Result<Backing, MemoryError> {
-    let mut flags = MemfdFlags::CLOEXEC;
-    let mut page_bytes = PAGE_SIZE_BYTES;
-    if let Some(huge) = huge_pages {
-        page_bytes = match huge {
-            HugePages::SizeBytes(bytes) => bytes,
-            HugePages::HostDefault => HostMemory::read().map_or(0, |host| host.huge_page_bytes),
-        };
+    let name = config.name.as_str();
+    let page_bytes = match huge_pages {
+        None => PAGE_SIZE_BYTES,
+        Some(HugePages::SizeBytes(bytes)) => bytes,
+        Some(HugePages::HostDefault) => HostMemory::read().map_or(0, |host| host.huge_page_bytes),
+    };
+    let fd = if huge_pages.is_some() {
         check_huge_pages(config, page_bytes)?;
-        flags |= MemfdFlags::HUGETLB
-            | MemfdFlags::from_bits_retain(page_bytes.trailing_zeros() << MFD_HUGE_SHIFT);
+        let size = MemfdFlags::from_bits_retain(page_bytes.trailing_zeros() << MFD_HUGE_SHIFT);
+        rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size)
+    } else {
+        crate::anonymous::memory_file(name)
     }
-    let fd = rustix::fs::memfd_create(config.name.as_str(), flags)
-        .map_err(|errno| host_error(config, "create a memory file", errno))?;
+    .map_err(|errno| host_error(config, "create a memory file", errno))?;
     rustix::fs::ftruncate(&fd, config.size_bytes)
         .map_err(|errno| host_error(config, "size its memory file", errno))?;
     Ok(Backing {

@@ -37,10 +37,11 @@ pub enum HugePages {
 /// Where the bytes live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RamBackend {
-    /// An anonymous memory file (`memfd_create`, close-on-exec), of huge pages if asked for. Always mapped shared, so
+    /// An anonymous memory file (close-on-exec), of huge pages if asked for. Always mapped shared, so
     /// that another process (vhost-user) can be given its descriptor.
     Memfd {
-        /// Huge pages to back it with; `None` for normal pages.
+        /// Reserved huge pages to back it with; `None` for normal pages, which the kernel may make huge by itself
+        /// (transparent huge pages).
         huge_pages: Option<HugePages>,
     },
     /// A file, or a directory (a hugetlbfs mount, say) in which a file without a name is made.

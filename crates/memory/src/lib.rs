@@ -14,6 +14,7 @@
 //! Everything that counts pages ([`DirtyPages`], the migration stream) counts them in *block offsets*, not guest
 //! addresses: a hole in the layout is no hole in a block.
 
+mod anonymous;
 mod block;
 mod config;
 mod dirty;

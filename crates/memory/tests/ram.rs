@@ -246,3 +246,40 @@ fn preallocated_memory_is_there() {
     ram.zero_pages(run(0, 512)).unwrap();
     assert!(ram.extents(run(0, 512)).unwrap()[0].populated);
 }
+
+/// `FilePmdMapped`/`ShmemPmdMapped` in KiB of the mapping that begins at `address`.
+fn huge_kib(address: u64) -> u64 {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let head = format!("{address:x}-");
+    let from = smaps.find(&head).expect("the mapping");
+    let line = smaps[from..]
+        .lines()
+        .find(|line| line.starts_with("ShmemPmdMapped:"))
+        .expect("ShmemPmdMapped");
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn plain_ram_comes_in_huge_pages_where_it_is_touched() {
+    let enabled = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let setting = std::fs::read_to_string(enabled).unwrap_or_default();
+    if !rustix::process::geteuid().is_root() || setting.is_empty() || setting.contains("[deny]") {
+        println!("SKIPPED: huge pages need the right to mount, and {enabled} not to be 'deny'");
+        return;
+    }
+    let ram = allocate(
+        &RamConfig::anonymous(8 * MIB),
+        &[GuestRange::new(0, 8 * MIB)],
+    )
+    .unwrap();
+    let at = ram.ranges().next().unwrap().host_address();
+    assert!(at.is_multiple_of(2 * MIB), "mapped at {at:#x}");
+    assert_eq!(huge_kib(at), 0);
+    ram.guest().write_obj(1u8, GuestAddress(5 * MIB)).unwrap();
+    assert_eq!(huge_kib(at), 2048);
+    // Shared as a memfd is: who gets the descriptor sees the same bytes.
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&**ram.blocks()[0].file(), &mut byte, 5 * MIB)
+        .unwrap();
+    assert_eq!(byte, [1]);
+}
