@@ -375,10 +375,7 @@ impl<'a> Job<'a> {
 
         let asked = shared.clock.now();
         let unplug = self.source.connected()?;
-        let ram = self.source.ram();
-        ram.forget_device_dirty();
-        self.source.start_dirty_log()?;
-        self.logging = true;
+        // Clients expect the first pass here; what is written before the first page is sent needs no log.
         self.looked();
         if unplug == Unplug::Asked {
             let waited = match self.advance(State::WaitUnplug) {
@@ -396,7 +393,7 @@ impl<'a> Job<'a> {
                 .statistics
                 .update(|figures| figures.unplug = Some(took));
         }
-        self.precopy(&ram)
+        self.precopy()
     }
 
     /// Notes that the dirty pages were looked at, and tells of it.
@@ -476,8 +473,9 @@ impl<'a> Job<'a> {
         Ok(self.source.sync_dirty(dirty)?)
     }
 
-    fn precopy(&mut self, ram: &Ram) -> Result<(), SendError> {
+    fn precopy(&mut self) -> Result<(), SendError> {
         let shared = self.shared;
+        let ram = &*self.source.ram();
         let started = shared.clock.now();
         shared.statistics.update(|figures| {
             let begun = figures.started.unwrap_or(started);
@@ -489,6 +487,10 @@ impl<'a> Job<'a> {
         });
         self.advance(State::Active)?;
 
+        // Not earlier: a guest whose writes are logged is slow, and so would be its unplug.
+        ram.forget_device_dirty();
+        self.source.start_dirty_log()?;
+        self.logging = true;
         let mut dirty = DirtyPages::all(ram);
         let mut sender = PageSender::new(ram, &*shared.clock, &shared.cancel, &shared.statistics);
         let limit = || shared.parameters.get().max_bandwidth_bytes;
