@@ -229,7 +229,7 @@ fn spawn(state: &StateDir, kernel: &Path, image: &Path, options: &Options) -> Re
         "-accel",
         "tcg,thread=multi",
     ]);
-    command.args(["-cpu", "EPYC-v4,+svm,+npt,phys-bits=36"]);
+    command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic,phys-bits=36"]);
     command.args([
         "-smp",
         &options.cpus.to_string(),
@@ -250,7 +250,7 @@ fn spawn(state: &StateDir, kernel: &Path, image: &Path, options: &Options) -> Re
     ]);
     command.args([
         "-device",
-        "intel-iommu,intremap=on",
+        "intel-iommu,intremap=on,eim=on",
         "-device",
         "virtio-serial-pci,max_ports=8",
     ]);
