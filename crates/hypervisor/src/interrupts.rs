@@ -1,5 +1,6 @@
 //! Interrupt routes: messages through irqfds, and the IOAPIC's lines.
 
+use crate::irqfd::{Irqfd, Remover};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
@@ -29,6 +30,7 @@ struct Table {
 /// The VM's interrupt routing table; it is always set as a whole.
 pub(crate) struct Routes {
     vm: Arc<VmFd>,
+    remover: Remover,
     table: Mutex<Table>,
 }
 
@@ -69,6 +71,7 @@ impl Routes {
     pub(crate) fn new(vm: Arc<VmFd>) -> io::Result<Arc<Self>> {
         let routes = Arc::new(Self {
             vm,
+            remover: Remover::start(),
             table: Mutex::default(),
         });
         routes.commit(&routes.table())?;
@@ -114,10 +117,11 @@ impl Routes {
         for gsi in gsis {
             let trigger = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
             table.used.insert(gsi);
+            let kernel = Arc::<VmFd>::clone(&self.vm);
             vectors.push(Arc::new(Vector {
+                irqfd: Irqfd::new(kernel, self.remover.clone(), trigger, gsi),
                 routes: Arc::clone(self),
                 gsi,
-                trigger,
                 message: Mutex::new(None),
             }));
         }
@@ -156,7 +160,7 @@ impl Routes {
 struct Vector {
     routes: Arc<Routes>,
     gsi: u32,
-    trigger: EventFd,
+    irqfd: Irqfd,
     message: Mutex<Option<MsiMessage>>,
 }
 
@@ -174,16 +178,8 @@ impl MsiVector for Vector {
             }
         }
         match (current.is_some(), message.is_some()) {
-            (false, true) => self
-                .routes
-                .vm
-                .register_irqfd(&self.trigger, self.gsi)
-                .map_err(io_error)?,
-            (true, false) => self
-                .routes
-                .vm
-                .unregister_irqfd(&self.trigger, self.gsi)
-                .map_err(io_error)?,
+            (false, true) => self.irqfd.attach()?,
+            (true, false) => self.irqfd.detach(),
             _ => {}
         }
         *current = message;
@@ -191,7 +187,7 @@ impl MsiVector for Vector {
     }
 
     fn trigger(&self) -> &EventFd {
-        &self.trigger
+        self.irqfd.trigger()
     }
 
     #[allow(unsafe_code)]
@@ -205,7 +201,7 @@ impl MsiVector for Vector {
             return false;
         }
         let mut poll = libc::pollfd {
-            fd: self.trigger.as_raw_fd(),
+            fd: self.irqfd.trigger().as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
@@ -217,9 +213,7 @@ impl MsiVector for Vector {
 
 impl Drop for Vector {
     fn drop(&mut self) {
-        if let Err(error) = self.program(None) {
-            tracing::debug!(gsi = self.gsi, %error, "an interrupt route could not be closed");
-        }
+        self.irqfd.close();
         let mut table = self.routes.table();
         table.used.remove(&self.gsi);
         if table.messages.remove(&self.gsi).is_some()

@@ -21,6 +21,7 @@ mod cpus;
 mod error;
 mod interrupts;
 mod irqchip;
+mod irqfd;
 mod preflight;
 pub mod qtest;
 mod signal;

@@ -17,7 +17,8 @@ pub struct MsiMessage {
 /// delivers the programmed message.
 pub trait MsiVector: Send + Sync {
     /// Sets the message, or masks the vector with `None`. A signal that arrives while it is masked stays in
-    /// the eventfd's count and is delivered when a message is set again.
+    /// the eventfd's count and is delivered when a message is set again. Masking does not wait: a signal that
+    /// comes with it may still be delivered.
     ///
     /// # Errors
     /// The hypervisor refused the route.
