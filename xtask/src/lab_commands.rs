@@ -57,6 +57,11 @@ pub(crate) enum LabCommand {
 }
 
 impl LabPlace {
+    /// Gives a lab host that is started for this no less memory than that, in MiB.
+    pub(crate) fn at_least(&mut self, mib: u64) {
+        self.memory = self.memory.max(u32::try_from(mib).unwrap_or(u32::MAX));
+    }
+
     pub(crate) fn state(&self, workspace: &Workspace) -> Result<StateDir> {
         StateDir::open(
             &self

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -18,6 +19,8 @@ use crate::build::Workspace;
 use crate::lab_commands::LabPlace;
 use crate::stage::{self, Stage};
 
+/// How long a run may take: boot, writing memory, and all waits in it that have an end of their own.
+const RUN_LIMIT: Duration = Duration::from_secs(600);
 /// How often a run that failed is done again, over all runs of a part.
 const SPARE_RUNS: usize = 3;
 
@@ -157,8 +160,17 @@ fn measure(
     cleanup::on_signals()?;
     let state = options.place.state(workspace)?;
     options.place.publish_standfast(workspace, &state)?;
-    let mut stage = Stage::lab(&options.place, workspace, &state, options.keep)?;
-    let commit = commit(workspace);
+    let mut place = options.place.clone();
+    place.at_least(parts.iter().map(|part| part.host_mib()).max().unwrap_or(0));
+    let mut stage = Stage::lab(&place, workspace, &state, options.keep)?;
+    let work = Work {
+        options,
+        place,
+        workspace,
+        state: &state,
+        folder,
+        commit: commit(workspace),
+    };
     let mut missing = Vec::new();
     for (index, part) in parts.iter().enumerate() {
         say(format!(
@@ -172,7 +184,18 @@ fn measure(
             let _ = fs::remove_file(file(folder, part));
         }
         let mut raw = load(folder, part)?;
-        do_part(options, &mut stage, &state, folder, part, &commit, &mut raw)?;
+        work.recover(&mut stage)?;
+        if let Some(mib) = stage.memory_mib()?
+            && mib < part.host_mib()
+        {
+            missing.push(format!(
+                "{}: the lab host has {mib} MiB and {} are needed: cargo xtask lab down, then again",
+                part.name,
+                part.host_mib()
+            ));
+            continue;
+        }
+        work.do_part(&mut stage, part, &mut raw)?;
         for vmm in vmms(options, part) {
             let there = raw.of(vmm).len();
             if there < options.runs {
@@ -200,59 +223,70 @@ fn vmms<'a>(options: &'a MeasureOptions, part: &'a Part) -> impl Iterator<Item =
         .filter(move |vmm| only.as_deref().is_none_or(|only| only == *vmm))
 }
 
-fn do_part(
-    options: &MeasureOptions,
-    stage: &mut Stage,
-    state: &StateDir,
-    folder: &Path,
-    part: &Part,
-    commit: &str,
-    raw: &mut Raw,
-) -> Result<()> {
-    let mut spare = SPARE_RUNS;
-    // In turns, so that neither always meets the warmer lab.
-    loop {
-        let next = vmms(options, part)
-            .map(|vmm| (raw.of(vmm).len(), vmm))
-            .filter(|(done, _)| *done < options.runs)
-            .min_by_key(|(done, _)| *done);
-        let Some((done, vmm)) = next else {
-            return Ok(());
-        };
-        say(format!(
-            "{}: {vmm}, run {} of {}",
-            part.name,
-            done + 1,
-            options.runs
-        ));
-        let load = stage.emulator().and_then(Contention::begin);
-        let result = stage.run(state, vmm, part.arguments());
-        stage::keep_logs(state, vmm, &format!("{}-{}", part.name, done + 1));
-        let others = load.and_then(|load| load.others());
-        let failure = match result {
-            Ok(run) if run.faults.is_empty() => {
-                tell(part, vmm, &run, others);
-                raw.runs.push(Measured {
-                    vmm: vmm.to_owned(),
-                    commit: commit.to_owned(),
-                    others,
-                    run,
-                });
-                None
-            }
-            Ok(run) => Some(run.faults.join("; ")),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        if let Some(why) = failure {
-            say(format!("{}: {vmm}, a run failed: {why}", part.name));
-            raw.failed.push(format!("{vmm}: {why}"));
-            if spare == 0 {
-                store(folder, part, raw)?;
+/// What all parts have in common.
+struct Work<'a> {
+    options: &'a MeasureOptions,
+    place: LabPlace,
+    workspace: &'a Workspace,
+    state: &'a StateDir,
+    folder: &'a Path,
+    commit: String,
+}
+
+impl Work<'_> {
+    fn recover(&self, stage: &mut Stage) -> Result<()> {
+        stage.recover(&self.place, self.workspace, self.state, self.options.keep)
+    }
+
+    fn do_part(&self, stage: &mut Stage, part: &Part, raw: &mut Raw) -> Result<()> {
+        let mut spare = SPARE_RUNS;
+        // In turns, so that neither always meets the warmer lab.
+        loop {
+            let next = vmms(self.options, part)
+                .map(|vmm| (raw.of(vmm).len(), vmm))
+                .filter(|(done, _)| *done < self.options.runs)
+                .min_by_key(|(done, _)| *done);
+            let Some((done, vmm)) = next else {
                 return Ok(());
+            };
+            say(format!(
+                "{}: {vmm}, run {} of {}",
+                part.name,
+                done + 1,
+                self.options.runs
+            ));
+            let load = stage.emulator().and_then(Contention::begin);
+            let result = stage.run_within(RUN_LIMIT, self.state, vmm, part.arguments());
+            stage::keep_logs(self.state, vmm, &format!("{}-{}", part.name, done + 1));
+            let others = load.and_then(|load| load.others());
+            let failure = match result {
+                Ok(run) if run.faults.is_empty() => {
+                    tell(part, vmm, &run, others);
+                    raw.runs.push(Measured {
+                        vmm: vmm.to_owned(),
+                        commit: self.commit.clone(),
+                        others,
+                        run,
+                    });
+                    None
+                }
+                Ok(run) => Some(run.faults.join("; ")),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            if let Some(why) = failure {
+                say(format!("{}: {vmm}, a run failed: {why}", part.name));
+                raw.failed.push(format!("{vmm}: {why}"));
+                if spare == 0 {
+                    store(self.folder, part, raw)?;
+                    return Ok(());
+                }
+                spare -= 1;
+                store(self.folder, part, raw)?;
+                self.recover(stage)?;
+                continue;
             }
-            spare -= 1;
+            store(self.folder, part, raw)?;
         }
-        store(folder, part, raw)?;
     }
 }
 

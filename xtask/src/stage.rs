@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::cleanup::Owned;
@@ -41,6 +44,66 @@ impl Stage {
             .context("the lab cannot be had on this machine")?;
         let owned = fresh.then(|| L1::running(state).map(Owned::new)).flatten();
         Ok(Self::Lab { l1, owned })
+    }
+
+    /// All of the lab host's memory in MiB; `None` on this machine itself.
+    pub(crate) fn memory_mib(&self) -> Result<Option<u64>> {
+        let Self::Lab { l1, .. } = self else {
+            return Ok(None);
+        };
+        let text = l1.channel()?.capture(&["cat", "/proc/meminfo"])?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(Some(
+            kib.context("the lab host does not tell its memory")? / 1024,
+        ))
+    }
+
+    /// Has a lab host that answers: one that is gone or does not is replaced.
+    pub(crate) fn recover(
+        &mut self,
+        place: &LabPlace,
+        workspace: &Workspace,
+        state: &StateDir,
+        keep: bool,
+    ) -> Result<()> {
+        let Self::Lab { l1, .. } = self else {
+            return Ok(());
+        };
+        if L1::running(state).is_some() && l1.channel().is_ok() {
+            return Ok(());
+        }
+        say("lab host: it is gone or does not answer; another one is started");
+        l1.stop();
+        *self = Self::lab(place, workspace, state, keep)?;
+        Ok(())
+    }
+
+    /// As [`Stage::run`]; the lab host is stopped when the run takes longer than `limit`, which ends the run.
+    pub(crate) fn run_within(
+        &mut self,
+        limit: Duration,
+        state: &StateDir,
+        name: &str,
+        arguments: Vec<String>,
+    ) -> Result<Run> {
+        let (done, over) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout)
+                    && let Some(l1) = L1::running(state)
+                {
+                    say(format!(
+                        "the run did not end within {} s; the lab host is stopped",
+                        limit.as_secs()
+                    ));
+                    l1.stop();
+                }
+            });
+            let result = self.run(state, name, arguments);
+            drop(done);
+            result
+        })
     }
 
     /// This machine, with the agent's arguments for it.

@@ -61,6 +61,11 @@ impl Part {
         self.memory_mib.saturating_sub(256) / 2
     }
 
+    /// What the lab host has to have for both machines, which pin all their memory, in MiB.
+    pub fn host_mib(&self) -> u64 {
+        u64::from(self.memory_mib) * 2 + 1600
+    }
+
     /// The agent's arguments for a run.
     pub fn arguments(&self) -> Vec<String> {
         let mut words = vec![

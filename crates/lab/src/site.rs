@@ -251,7 +251,7 @@ impl Site {
         ])?;
         ip(&["-n", "sw", "link", "set", "client", "master", "sw0", "up"])?;
         let mut client = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
-        client.extend((0..MAX_PAIRS).map(|pair| format!("addr add 10.9.{pair}.1/24 dev eth0")));
+        client.extend((0..PAIRS).map(|pair| format!("addr add 10.9.{pair}.1/24 dev eth0")));
         ip_batch(Some("client"), &client)?;
         let hosts = [Self::host(0)?, Self::host(1)?];
         ip(&[
@@ -338,6 +338,12 @@ impl Site {
                 ip_batch(host.netns.as_deref(), &lines)?;
             }
             host.taps.extend(missing);
+        }
+        if let Some(client) = &self.client {
+            let lines: Vec<String> = (0..count)
+                .map(|pair| format!("addr replace 10.9.{pair}.1/24 dev eth0"))
+                .collect();
+            ip_batch(Some(client), &lines)?;
         }
         fs::write(record, serde_json::to_vec(self)?)?;
         Ok(())

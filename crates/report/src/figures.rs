@@ -60,22 +60,22 @@ fn tile(figure: &Figure, columns: &[String]) -> Markup {
                         span.what { (cell(value, &figure.unit)) }
                     }
                 }
-                @if let Some(ratio) = ratio(figure) { div.ratio { (times(ratio)) } }
+                @if let Some(ratio) = ratio(figure) { div.ratio { (times(ratio, columns.get(1).map_or("", String::as_str))) } }
             }
         }
     }
 }
 
-/// A ratio in words.
-fn times(ratio: f64) -> String {
+/// A ratio in words, to what `other` has.
+fn times(ratio: f64, other: &str) -> String {
     if ratio <= 0.0 {
         "none at all".to_owned()
     } else if ratio < 0.67 {
-        format!("{:.1} times less", 1.0 / ratio)
+        format!("{:.1} times less than {other}", 1.0 / ratio)
     } else if ratio > 1.5 {
-        format!("{ratio:.1} times more")
+        format!("{ratio:.1} times more than {other}")
     } else {
-        format!("about the same ({ratio:.2})")
+        format!("about {other}'s ({ratio:.2} of it)")
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(ratio(&figure(10.0, 40.0)), Some(0.25));
         assert_eq!(ratio(&figure(10.0, 0.0)), None);
         assert_eq!(ratio(&figure(f64::NAN, 1.0)), None);
-        assert_eq!(times(0.25), "4.0 times less");
-        assert_eq!(times(1.05), "about the same (1.05)");
+        assert_eq!(times(0.25, "x"), "4.0 times less than x");
+        assert_eq!(times(1.05, "x"), "about x's (1.05 of it)");
     }
 }

@@ -200,7 +200,7 @@ pub fn run(bench: &Bench, options: &DemoOptions) -> Result<Run> {
 
 /// Has the guest write to `mib` MiB of its memory. In pieces: the agent's commands have a limit.
 fn fill(source: &Vm, mib: u32) -> Result<()> {
-    const PIECE_MIB: u32 = 128;
+    const PIECE_MIB: u32 = 64;
     let mut left = mib;
     while left > 0 {
         let piece = left.min(PIECE_MIB);
@@ -296,6 +296,9 @@ fn follow(
             progress.push(now);
         }
         source.check_alive()?;
+        if source.qmp.closed() {
+            bail!("the source's monitor hung up");
+        }
         if millis(now_us() - begun_us) > migrate::MIGRATION_LIMIT.as_secs_f64() * 1000.0 {
             break;
         }
