@@ -5,12 +5,13 @@ mod sockets;
 use crate::MachineError;
 use crate::control::Control;
 use crate::inspect::NetdevView;
-use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource};
+use config::vm::{FdRef, NetdevBackend, NetdevConfig, TapConfig, TapScript, TapSource, UserConfig};
 use memory::Ram;
 use net::Watched;
 use net::addresses::Addresses;
 use net::hub::Hub;
 use net::tap::{Script, Tap};
+use net::user::{LeaseNames, Plan, Subnet, UserNet};
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -118,6 +119,23 @@ fn open_tap(config: &TapConfig, fds: &dyn FdSource, ram: &Ram) -> Result<Tap, St
     Ok(tap)
 }
 
+fn plan_of(user: &UserConfig) -> Plan {
+    Plan {
+        subnet: Subnet {
+            address: user.network,
+            mask: user.mask,
+        },
+        gateway: user.host,
+        name_server: user.dns,
+        first_lease: user.dhcp_start,
+        names: LeaseNames {
+            host: user.hostname.clone(),
+            domain: user.domain_name.clone(),
+        },
+        routed: !user.restrict,
+    }
+}
+
 impl Netdev {
     fn view(&self) -> NetdevView {
         NetdevView {
@@ -187,17 +205,8 @@ impl Netdevs {
                 tracing::warn!(
                     "a user network ends in this process: it has a gateway and DHCP, and no way outside"
                 );
-                let user = net::user::UserNet::new(net::user::UserConfig {
-                    network: user.network,
-                    mask: user.mask,
-                    host: user.host,
-                    dns: user.dns,
-                    dhcp_start: user.dhcp_start,
-                    hostname: user.hostname.clone(),
-                    domain_name: user.domain_name.clone(),
-                    restrict: user.restrict,
-                });
-                Ok(Arc::new(user.map_err(|e| e.to_string())?))
+                let user = UserNet::new(plan_of(user)).map_err(|e| e.to_string())?;
+                Ok(Arc::new(user))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrUnix, SocketType, sendto, sockopt};
-use virtio::{IoBuffer, NetBackend, Offloads, gather, total_len};
+use virtio::{IoBuffer, NetBackend, gather, total_len};
 
 use crate::netdev::Netdev;
 use crate::socket_file::{SocketFile, clear_the_way};
@@ -126,14 +126,6 @@ fn lost_is_sent(sent: io::Result<usize>) -> io::Result<Option<usize>> {
 }
 
 impl NetBackend for Datagrams {
-    fn vnet_header(&self) -> bool {
-        false
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::empty()
-    }
-
     fn recv(&self, _pair: u16, into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
         match wire::recv(self.socket.as_fd(), into) {
             // An earlier frame found nobody; what has come since is there all the same.

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use virtio::{IoBuffer, NetBackend, Offloads, total_len};
+use virtio::{IoBuffer, NetBackend, total_len};
 
 use crate::netdev::Netdev;
 use crate::wire::{self, Wire};
@@ -75,14 +75,6 @@ impl HubPort {
 }
 
 impl NetBackend for HubPort {
-    fn vnet_header(&self) -> bool {
-        false
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::empty()
-    }
-
     fn recv(&self, _pair: u16, into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
         wire::recv(self.wire.nic.as_fd(), into)
     }

@@ -7,7 +7,7 @@
 
 use net::dgram::Datagrams;
 use net::stream::{Stream, StreamAddress, StreamSource};
-use net::user::{UserConfig, UserNet};
+use net::user::{LeaseNames, Plan, Subnet, UserNet};
 use net::{FRAME_BYTES_MAX, Netdev};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -212,17 +212,18 @@ fn play(netdev: &dyn Netdev) -> Vec<Vec<String>> {
 }
 
 fn ours() -> Vec<Vec<String>> {
-    let config = UserConfig {
-        network: Ipv4Addr::new(10, 0, 2, 0),
-        mask: Ipv4Addr::new(255, 255, 255, 0),
-        host: Ipv4Addr::new(10, 0, 2, 2),
-        dns: Ipv4Addr::new(10, 0, 2, 3),
-        dhcp_start: Ipv4Addr::new(10, 0, 2, 15),
-        hostname: None,
-        domain_name: None,
-        restrict: false,
+    let plan = Plan {
+        subnet: Subnet {
+            address: [10, 0, 2, 0].into(),
+            mask: [255, 255, 255, 0].into(),
+        },
+        gateway: [10, 0, 2, 2].into(),
+        name_server: [10, 0, 2, 3].into(),
+        first_lease: [10, 0, 2, 15].into(),
+        names: LeaseNames::default(),
+        routed: true,
     };
-    play(&UserNet::new(config).unwrap())
+    play(&UserNet::new(plan).unwrap())
 }
 
 fn free_port() -> u16 {

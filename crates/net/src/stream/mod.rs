@@ -24,7 +24,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
 };
-use virtio::{IoBuffer, NetBackend, Offloads};
+use virtio::{IoBuffer, NetBackend};
 
 use crate::netdev::Netdev;
 use crate::socket_file::{SocketFile, clear_the_way};
@@ -164,14 +164,6 @@ fn listen_at(address: &StreamAddress) -> io::Result<OwnedFd> {
 }
 
 impl NetBackend for Stream {
-    fn vnet_header(&self) -> bool {
-        false
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::empty()
-    }
-
     fn recv(&self, _pair: u16, into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
         match wire::recv(self.nic.as_fd(), into) {
             // The thread has ended, which it does only if the host lets it down.

@@ -9,9 +9,9 @@ use smoltcp::wire::{
 };
 use std::net::Ipv4Addr;
 
-use super::UserConfig;
+use super::Plan;
 
-/// Addresses that are leased, one after the other from `dhcp_start` on.
+/// Addresses that are leased, one after the other from the plan's first on.
 pub(super) const LEASES_MAX: usize = 16;
 /// A day, in seconds.
 const LEASE_S: u32 = 86_400;
@@ -27,16 +27,16 @@ const OPTION_DOMAIN_NAME: u8 = 15;
 /// The far end of the network.
 #[derive(Debug)]
 pub(super) struct Gateway {
-    config: UserConfig,
+    plan: Plan,
     /// Who has which address: the place in the list.
     leases: Vec<EthernetAddress>,
     checksums: ChecksumCapabilities,
 }
 
 impl Gateway {
-    pub(super) fn new(config: UserConfig) -> Self {
+    pub(super) fn new(plan: Plan) -> Self {
         Self {
-            config,
+            plan,
             leases: Vec::new(),
             checksums: ChecksumCapabilities::default(),
         }
@@ -63,11 +63,11 @@ impl Gateway {
     }
 
     fn is_ours(&self, address: Ipv4Addr) -> bool {
-        address == self.config.host || address == self.config.dns
+        address == self.plan.gateway || address == self.plan.name_server
     }
 
     fn is_inside(&self, address: Ipv4Addr) -> bool {
-        address.to_bits() & self.config.mask.to_bits() == self.config.network.to_bits()
+        self.plan.subnet.contains(address)
     }
 
     fn arp(&self, packet: &[u8]) -> Option<Vec<u8>> {
@@ -119,7 +119,7 @@ impl Gateway {
             return Some(answer);
         }
         let meant_for_us =
-            to == Self::hardware(self.config.host) || to == Self::hardware(self.config.dns);
+            to == Self::hardware(self.plan.gateway) || to == Self::hardware(self.plan.name_server);
         let asks_from_inside = self.is_inside(header.src_addr) && !self.is_ours(header.src_addr);
         let to_all = header.dst_addr.is_broadcast()
             || header.dst_addr.is_multicast()
@@ -174,7 +174,7 @@ impl Gateway {
             header: *header,
             data: payload.get(..quoted).unwrap_or(&[]),
         };
-        self.icmp_answer(from, self.config.host, header.src_addr, &error)
+        self.icmp_answer(from, self.plan.gateway, header.src_addr, &error)
     }
 
     fn icmp_answer(
@@ -221,7 +221,7 @@ impl Gateway {
 
     /// DHCP is the only service over UDP.
     fn udp(&mut self, from: EthernetAddress, header: &Ipv4Repr, payload: &[u8]) -> Option<Vec<u8>> {
-        let for_us = header.dst_addr.is_broadcast() || header.dst_addr == self.config.host;
+        let for_us = header.dst_addr.is_broadcast() || header.dst_addr == self.plan.gateway;
         let packet = UdpPacket::new_checked(payload).ok()?;
         let (source, target) = (header.src_addr.into(), header.dst_addr.into());
         let udp = UdpRepr::parse(&packet, &source, &target, &self.checksums).ok()?;
@@ -244,13 +244,13 @@ impl Gateway {
             }
             None => return None,
         };
-        let first = self.config.dhcp_start.to_bits();
+        let first = self.plan.first_lease.to_bits();
         let address = Ipv4Addr::from_bits(first.checked_add(u32::try_from(at).ok()?)?);
         self.is_inside(address).then_some(address)
     }
 
     fn dhcp(&mut self, from: EthernetAddress, request: &DhcpRepr<'_>) -> Option<Vec<u8>> {
-        let host = self.config.host;
+        let host = self.plan.gateway;
         if request
             .server_identifier
             .is_some_and(|server| server != host)
@@ -269,10 +269,10 @@ impl Gateway {
             _ => return None,
         };
         let granted = kind != DhcpMessageType::Nak;
-        let open = granted && !self.config.restrict;
+        let open = granted && self.plan.routed;
         let names = [
-            (OPTION_HOST_NAME, &self.config.hostname),
-            (OPTION_DOMAIN_NAME, &self.config.domain_name),
+            (OPTION_HOST_NAME, &self.plan.names.host),
+            (OPTION_DOMAIN_NAME, &self.plan.names.domain),
         ];
         let names: Vec<DhcpOption<'_>> = names
             .iter()
@@ -294,14 +294,14 @@ impl Gateway {
             your_ip: address,
             server_ip: host,
             router: open.then_some(host),
-            subnet_mask: granted.then_some(self.config.mask),
+            subnet_mask: granted.then_some(self.plan.subnet.mask),
             relay_agent_ip: Ipv4Addr::UNSPECIFIED,
             broadcast: request.broadcast,
             requested_ip: None,
             client_identifier: None,
             server_identifier: Some(host),
             parameter_request_list: None,
-            dns_servers: open.then(|| [self.config.dns].into_iter().collect()),
+            dns_servers: open.then(|| [self.plan.name_server].into_iter().collect()),
             max_size: None,
             lease_duration: (granted && !address.is_unspecified()).then_some(LEASE_S),
             renew_duration: None,

@@ -11,31 +11,52 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
-use virtio::{IoBuffer, NetBackend, Offloads, gather, total_len};
+use virtio::{IoBuffer, NetBackend, gather, total_len};
 
 use crate::netdev::Netdev;
 use crate::wire::{self, FRAME_BYTES_MAX, Wire};
 use gateway::Gateway;
 
-/// Where the network lies, and what DHCP tells of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserConfig {
-    /// The network's address.
-    pub network: Ipv4Addr,
+/// An IPv4 network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its address.
+    pub address: Ipv4Addr,
     /// Its mask.
     pub mask: Ipv4Addr,
-    /// The gateway, which answers.
-    pub host: Ipv4Addr,
-    /// The name server, which is there and resolves nothing.
-    pub dns: Ipv4Addr,
-    /// The first address that is leased.
-    pub dhcp_start: Ipv4Addr,
-    /// The name that DHCP tells the guest.
-    pub hostname: Option<String>,
-    /// The domain that DHCP tells the guest.
-    pub domain_name: Option<String>,
-    /// DHCP names neither router nor name server.
-    pub restrict: bool,
+}
+
+impl Subnet {
+    /// Whether an address is in it.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        address.to_bits() & self.mask.to_bits() == self.address.to_bits()
+    }
+}
+
+/// The network, and who is on it beside the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Where it lies.
+    pub subnet: Subnet,
+    /// Who answers, and leases addresses.
+    pub gateway: Ipv4Addr,
+    /// Who is there and resolves nothing.
+    pub name_server: Ipv4Addr,
+    /// The first of the addresses that are leased.
+    pub first_lease: Ipv4Addr,
+    /// The names that come with a lease.
+    pub names: LeaseNames,
+    /// A lease names router and name server.
+    pub routed: bool,
+}
+
+/// What a lease calls the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseNames {
+    /// Its name (RFC 2132, option 12).
+    pub host: Option<String>,
+    /// Its domain (option 15).
+    pub domain: Option<String>,
 }
 
 /// The network, as what a NIC is on.
@@ -51,12 +72,12 @@ impl UserNet {
     ///
     /// # Errors
     /// The host has no sockets left.
-    pub fn new(config: UserConfig) -> io::Result<Self> {
-        let restrict = if config.restrict { "on" } else { "off" };
+    pub fn new(plan: Plan) -> io::Result<Self> {
+        let restrict = if plan.routed { "off" } else { "on" };
         Ok(Self {
             wire: Wire::new()?,
-            description: format!("net={},restrict={restrict}", config.network),
-            gateway: Mutex::new(Gateway::new(config)),
+            description: format!("net={},restrict={restrict}", plan.subnet.address),
+            gateway: Mutex::new(Gateway::new(plan)),
         })
     }
 
@@ -70,14 +91,6 @@ impl UserNet {
 }
 
 impl NetBackend for UserNet {
-    fn vnet_header(&self) -> bool {
-        false
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::empty()
-    }
-
     fn recv(&self, _pair: u16, into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
         wire::recv(self.wire.nic.as_fd(), into)
     }

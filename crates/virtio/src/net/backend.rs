@@ -62,10 +62,14 @@ pub trait NetBackend: Send + Sync {
     }
 
     /// Whether frames carry a virtio-net header.
-    fn vnet_header(&self) -> bool;
+    fn vnet_header(&self) -> bool {
+        false
+    }
 
     /// What unfinished frames it takes and can give; none without a header.
-    fn offloads(&self) -> Offloads;
+    fn offloads(&self) -> Offloads {
+        Offloads::empty()
+    }
 
     /// The host interface's MTU in bytes, where there is such a thing.
     fn mtu(&self) -> Option<u16> {
@@ -119,14 +123,6 @@ pub trait NetBackend: Send + Sync {
 pub struct Unconnected;
 
 impl NetBackend for Unconnected {
-    fn vnet_header(&self) -> bool {
-        false
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::empty()
-    }
-
     fn recv(&self, _pair: u16, _into: &[IoBuffer<'_>]) -> io::Result<Option<usize>> {
         Ok(None)
     }

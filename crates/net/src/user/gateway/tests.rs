@@ -1,19 +1,24 @@
 //! A guest's side by hand: frames as they are on the wire.
 
 use super::*;
+use crate::user::{LeaseNames, Subnet};
 
 const GUEST: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 fn gateway(restrict: bool) -> Gateway {
-    Gateway::new(UserConfig {
-        network: Ipv4Addr::new(10, 0, 2, 0),
-        mask: Ipv4Addr::new(255, 255, 255, 0),
-        host: Ipv4Addr::new(10, 0, 2, 2),
-        dns: Ipv4Addr::new(10, 0, 2, 3),
-        dhcp_start: Ipv4Addr::new(10, 0, 2, 15),
-        hostname: Some("guest7".to_owned()),
-        domain_name: None,
-        restrict,
+    Gateway::new(Plan {
+        subnet: Subnet {
+            address: Ipv4Addr::new(10, 0, 2, 0),
+            mask: Ipv4Addr::new(255, 255, 255, 0),
+        },
+        gateway: Ipv4Addr::new(10, 0, 2, 2),
+        name_server: Ipv4Addr::new(10, 0, 2, 3),
+        first_lease: Ipv4Addr::new(10, 0, 2, 15),
+        names: LeaseNames {
+            host: Some("guest7".to_owned()),
+            domain: None,
+        },
+        routed: !restrict,
     })
 }
 
