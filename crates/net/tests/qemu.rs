@@ -10,7 +10,7 @@ use net::stream::{Stream, StreamAddress, StreamSource};
 use net::user::{LeaseNames, Plan, Subnet, UserNet};
 use net::{FRAME_BYTES_MAX, Netdev};
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use virtio::IoBuffer;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::route::{Kind, Link, Route};
+use super::route::{Kernel, Kind, Link};
 use super::wanted::{Choice, Wanted};
 use crate::announce::Mac;
 
@@ -66,11 +66,11 @@ pub struct Surroundings {
 }
 
 pub(super) fn look(
-    route: &mut Route,
+    kernel: &mut dyn Kernel,
     sysfs: &Path,
     wanted: &Wanted,
 ) -> std::io::Result<Surroundings> {
-    let links = route.links()?;
+    let links = kernel.links()?;
     let tap = match &wanted.standby_port {
         Choice::Named(port) => Some(port),
         Choice::Auto | Choice::Off => wanted.interface.as_ref(),
@@ -87,7 +87,7 @@ pub(super) fn look(
         Err(why) => (Err(why), None),
     };
     let vf = vf(&links, sysfs, wanted).map(|mut vf| {
-        let found = route.vf(vf.pf.index, vf.number).unwrap_or_default();
+        let found = kernel.vf(vf.pf.index, vf.number).unwrap_or_default();
         (vf.mac_found, vf.vlan_found) = (found.mac, found.vlan);
         vf
     });

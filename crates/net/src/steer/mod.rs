@@ -57,7 +57,7 @@ pub use discovery::{Port, Surroundings, Vf, VfVlan};
 use hook::{Hook, Listener};
 use moment::Last;
 pub use moment::{Moment, Trouble};
-use route::{Route, Table};
+use route::{Kernel, Route, Table};
 pub use step::{Outcome, Report, Step};
 pub use wanted::{Choice, HookConfig, Wanted};
 
@@ -67,7 +67,7 @@ const NO_MAC: Mac = [0; 6];
 
 /// The host's switch around one pair.
 pub struct Steering {
-    route: Route,
+    kernel: Box<dyn Kernel>,
     wanted: Wanted,
     around: Surroundings,
     /// The VF's administrative address and VLAN now, as far as known.
@@ -105,15 +105,18 @@ impl Steering {
     /// # Errors
     /// As there.
     pub fn discover_in(sysfs: &Path, wanted: Wanted) -> io::Result<Self> {
-        let mut route = Route::open()?;
-        let around = discovery::look(&mut route, sysfs, &wanted)?;
+        Self::with(Box::new(Route::open()?), sysfs, wanted)
+    }
+
+    fn with(mut kernel: Box<dyn Kernel>, sysfs: &Path, wanted: Wanted) -> io::Result<Self> {
+        let around = discovery::look(kernel.as_mut(), sysfs, &wanted)?;
         let hook = wanted
             .hook
             .as_ref()
             .map(|hook| Hook::start(&wanted.standby, hook.clone()))
             .transpose()?;
         let mut steering = Self {
-            route,
+            kernel,
             wanted,
             around,
             vf_mac: None,
@@ -141,7 +144,7 @@ impl Steering {
     ) -> io::Result<()> {
         self.wanted.primary = primary;
         self.wanted.vf_address = vf_address;
-        self.around = discovery::look(&mut self.route, Path::new("/sys"), &self.wanted)?;
+        self.around = discovery::look(self.kernel.as_mut(), Path::new("/sys"), &self.wanted)?;
         self.note_found();
         Ok(())
     }
@@ -373,7 +376,7 @@ impl Steering {
     }
 
     fn point(&mut self, port: &Port, table: Table, report: &mut Report) -> bool {
-        let result = self.route.add_entry(port.index, self.wanted.mac, table);
+        let result = self.kernel.add_entry(port.index, self.wanted.mac, table);
         let step = Step::PointAt {
             mac: self.wanted.mac,
             port: port.name.clone(),
@@ -388,14 +391,13 @@ impl Steering {
 
     fn forget_at(&mut self, port: &Port, report: &mut Report) {
         let result = self
-            .route
+            .kernel
             .delete_entry(port.index, self.wanted.mac, Table::Bridge);
         let step = Step::ForgetAt {
             mac: self.wanted.mac,
             port: port.name.clone(),
         };
-        report.note(&self.wanted.standby, step, result);
-        if self.pointed.as_ref() == Some(port) {
+        if report.note(&self.wanted.standby, step, result) && self.pointed.as_ref() == Some(port) {
             self.pointed = None;
         }
     }
@@ -414,7 +416,7 @@ impl Steering {
         }
         if let Some(vf) = self.vf() {
             let result = self
-                .route
+                .kernel
                 .add_entry(vf.pf.index, self.wanted.mac, Table::Own);
             let step = Step::AddToPf {
                 mac: self.wanted.mac,
@@ -430,7 +432,7 @@ impl Steering {
         }
         if let Some(vf) = self.vf() {
             let result = self
-                .route
+                .kernel
                 .delete_entry(vf.pf.index, self.wanted.mac, Table::Own);
             let step = Step::RemoveFromPf {
                 mac: self.wanted.mac,
@@ -444,7 +446,7 @@ impl Steering {
         let Some(vf) = self.vf() else {
             return false;
         };
-        let result = self.route.set_vf_mac(vf.pf.index, vf.number, mac);
+        let result = self.kernel.set_vf_mac(vf.pf.index, vf.number, mac);
         let step = Step::SetVfMac {
             pf: vf.pf.name,
             vf: vf.number,
@@ -468,7 +470,7 @@ impl Steering {
 
     fn set_vf_vlan(&mut self, vlan: VfVlan, report: &mut Report) {
         let Some(vf) = self.vf() else { return };
-        let result = self.route.set_vf_vlan(vf.pf.index, vf.number, vlan);
+        let result = self.kernel.set_vf_vlan(vf.pf.index, vf.number, vlan);
         let step = Step::SetVfVlan {
             pf: vf.pf.name,
             vf: vf.number,
@@ -495,3 +497,6 @@ impl Steering {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

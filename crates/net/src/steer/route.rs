@@ -97,6 +97,27 @@ impl VfState {
     }
 }
 
+/// What steering asks of the host's kernel; every change is carried out when the call returns.
+pub(super) trait Kernel: Send {
+    /// Every interface of the namespace, by index.
+    fn links(&mut self) -> io::Result<BTreeMap<u32, Link>>;
+
+    /// What the PF's interface `pf` says of its VF number `vf`.
+    fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState>;
+
+    /// `ip link set dev PF vf N mac MAC`; all zeroes: none.
+    fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()>;
+
+    /// `ip link set dev PF vf N vlan ID qos QOS`.
+    fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()>;
+
+    /// `bridge fdb replace MAC dev PORT master dynamic [sticky]`, or `bridge fdb add MAC dev PORT self`.
+    fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()>;
+
+    /// `bridge fdb del MAC dev PORT master`, or `… self`.
+    fn delete_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()>;
+}
+
 pub(super) struct Route {
     socket: Socket,
     sequence: u32,
@@ -170,8 +191,14 @@ impl Route {
         Err(io::ErrorKind::InvalidData.into())
     }
 
-    /// Every interface of the namespace, by index.
-    pub(super) fn links(&mut self) -> io::Result<BTreeMap<u32, Link>> {
+    fn set_vf(&mut self, pf: u32, info: VfInfo) -> io::Result<()> {
+        let request = RouteNetlinkMessage::SetLink(vf_change(pf, info));
+        self.ask(request, NLM_F_ACK, |_| {})
+    }
+}
+
+impl Kernel for Route {
+    fn links(&mut self) -> io::Result<BTreeMap<u32, Link>> {
         let mut links = BTreeMap::new();
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.ask(request, NLM_F_DUMP, |answer| {
@@ -183,8 +210,7 @@ impl Route {
         Ok(links)
     }
 
-    /// What the PF's interface `pf` says of its VF number `vf`.
-    pub(super) fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState> {
+    fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState> {
         let mut message = LinkMessage::default();
         message.header.index = pf;
         message
@@ -200,24 +226,16 @@ impl Route {
         Ok(found)
     }
 
-    /// `ip link set dev PF vf N mac MAC`.
-    pub(super) fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()> {
+    fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()> {
         self.set_vf(pf, VfInfo::Mac(VfInfoMac::new(vf, &mac)))
     }
 
-    /// `ip link set dev PF vf N vlan ID qos QOS`.
-    pub(super) fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()> {
+    fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()> {
         let info = VfInfoVlan::new(vf, vlan.id.into(), vlan.qos);
         self.set_vf(pf, VfInfo::Vlan(info))
     }
 
-    fn set_vf(&mut self, pf: u32, info: VfInfo) -> io::Result<()> {
-        let request = RouteNetlinkMessage::SetLink(vf_change(pf, info));
-        self.ask(request, NLM_F_ACK, |_| {})
-    }
-
-    /// `bridge fdb replace MAC dev PORT master dynamic [sticky]`, or `bridge fdb add MAC dev PORT self`.
-    pub(super) fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+    fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
         let flags = match table {
             Table::Bridge | Table::Held => NLM_F_CREATE | NLM_F_REPLACE,
             Table::Own => NLM_F_CREATE,
@@ -226,8 +244,7 @@ impl Route {
         self.ask(request, NLM_F_ACK | flags, |_| {})
     }
 
-    /// `bridge fdb del MAC dev PORT master`, or `… self`.
-    pub(super) fn delete_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+    fn delete_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
         let request = RouteNetlinkMessage::DelNeighbour(entry(port, mac, table));
         self.ask(request, NLM_F_ACK, |_| {})
     }

@@ -1,0 +1,299 @@
+//! Steering a NIC with VFs, which no test machine has: a kernel that does what it is asked, or says no.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+
+use super::route::{Kind, Link, VfState};
+use super::*;
+
+const MAC: Mac = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
+const FOUND: Mac = [0x02, 0, 0, 0, 0, 9];
+const TAP: u32 = 1;
+const PF: u32 = 2;
+const BRIDGE: u32 = 3;
+const NUMBER: u32 = 4;
+
+/// What can be set on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Host {
+    mac: Mac,
+    vlan: VfVlan,
+    /// Port and kind of the bridge's entry for the guest.
+    bridge: Option<(u32, bool)>,
+    own: BTreeSet<u32>,
+    /// Answers to the next changes, `false` for no; afterwards all are made.
+    answers: Vec<bool>,
+}
+
+impl Host {
+    fn new(mac: Mac) -> Self {
+        Self {
+            mac,
+            vlan: VfVlan { id: 5, qos: 3 },
+            bridge: None,
+            own: BTreeSet::new(),
+            answers: Vec::new(),
+        }
+    }
+}
+
+struct Fake(Arc<Mutex<Host>>);
+
+impl Fake {
+    fn change(&self, change: impl FnOnce(&mut Host) -> io::Result<()>) -> io::Result<()> {
+        let mut host = self.0.lock().unwrap();
+        if host.answers.pop() == Some(false) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        change(&mut host)
+    }
+}
+
+impl Kernel for Fake {
+    fn links(&mut self) -> io::Result<BTreeMap<u32, Link>> {
+        let link = |index, name: &str, master, kind| Link {
+            index,
+            name: name.into(),
+            master,
+            kind,
+            ..Link::default()
+        };
+        Ok(BTreeMap::from([
+            (TAP, link(TAP, "tap0", Some(BRIDGE), Kind::Other)),
+            (PF, link(PF, "eth0", Some(BRIDGE), Kind::Other)),
+            (BRIDGE, link(BRIDGE, "br0", None, Kind::Bridge)),
+        ]))
+    }
+
+    fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState> {
+        assert_eq!((pf, vf), (PF, NUMBER));
+        let host = self.0.lock().unwrap();
+        let (mac, vlan) = (Some(host.mac), Some(host.vlan));
+        Ok(VfState { mac, vlan })
+    }
+
+    fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()> {
+        assert_eq!((pf, vf), (PF, NUMBER));
+        self.change(|host| {
+            host.mac = mac;
+            Ok(())
+        })
+    }
+
+    fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()> {
+        assert_eq!((pf, vf), (PF, NUMBER));
+        self.change(|host| {
+            host.vlan = vlan;
+            Ok(())
+        })
+    }
+
+    fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+        assert_eq!(mac, MAC);
+        self.change(|host| match table {
+            Table::Own if !host.own.insert(port) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+            Table::Own => Ok(()),
+            Table::Bridge | Table::Held => {
+                host.bridge = Some((port, table == Table::Held));
+                Ok(())
+            }
+        })
+    }
+
+    fn delete_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+        assert_eq!(mac, MAC);
+        self.change(|host| {
+            let there = match table {
+                Table::Own => host.own.remove(&port),
+                Table::Bridge | Table::Held => host.bridge.take_if(|(at, _)| *at == port).is_some(),
+            };
+            there
+                .then_some(())
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+        })
+    }
+}
+
+fn steering(host: Host, wanted: Wanted) -> (Steering, Arc<Mutex<Host>>) {
+    let host = Arc::new(Mutex::new(host));
+    let fake = Box::new(Fake(Arc::clone(&host)));
+    let wanted = Wanted {
+        pf: Choice::Named("eth0".into()),
+        vf: Some(NUMBER),
+        ..wanted
+    };
+    let steering = Steering::with(fake, Path::new("/nowhere"), wanted).unwrap();
+    (steering, host)
+}
+
+fn pair() -> Wanted {
+    Wanted {
+        vf_vlan: Some(42),
+        ..Wanted::pair("tap0", None, MAC)
+    }
+}
+
+fn texts(report: &Report) -> Vec<String> {
+    assert!(report.is_clean(), "{report:?}");
+    report
+        .steps
+        .iter()
+        .map(|(step, _)| step.to_string())
+        .collect()
+}
+
+#[test]
+fn from_the_first_probe_to_the_end() {
+    let (mut steering, host) = steering(Host::new(FOUND), pair());
+    let text = steering.describe();
+    assert_eq!(text, "bridge port tap0 of br0; VF 4 of eth0; uplink eth0");
+    let held = "bridge fdb replace 52:54:00:6f:55:cc dev tap0 master dynamic sticky";
+    let asked = "bridge fdb add 52:54:00:6f:55:cc dev eth0 self";
+    assert_eq!(
+        texts(&steering.arm_primary()),
+        [
+            held,
+            asked,
+            // The VLAN first: from the address on frames come.
+            "ip link set dev eth0 vf 4 vlan 42",
+            "ip link set dev eth0 vf 4 mac 52:54:00:6f:55:cc",
+        ]
+    );
+    let unasked = "bridge fdb del 52:54:00:6f:55:cc dev eth0 self";
+    let uplink = "bridge fdb replace 52:54:00:6f:55:cc dev eth0 master dynamic";
+    assert_eq!(texts(&steering.to_primary("it is in")), [unasked, uplink]);
+    assert_eq!(texts(&steering.to_both("asked")), [held, asked]);
+    let freed = "ip link set dev eth0 vf 4 mac 00:00:00:00:00:00";
+    assert_eq!(texts(&steering.to_standby("out")), [held, freed]);
+    assert_eq!(
+        texts(&steering.restore("the end")),
+        [
+            unasked,
+            "bridge fdb del 52:54:00:6f:55:cc dev tap0 master",
+            "ip link set dev eth0 vf 4 mac 02:00:00:00:00:09",
+            "ip link set dev eth0 vf 4 vlan 5 qos 3",
+        ]
+    );
+    assert_eq!(*host.lock().unwrap(), Host::new(FOUND));
+    let text = steering.describe();
+    assert!(
+        text.ends_with("frames to none; last end (the end): 4 steps done"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_nic_that_refuses_is_made_up_for_and_shown() {
+    let mut refusing = Host::new(FOUND);
+    // From the last one on: the tap's entry, the VF's address.
+    refusing.answers = vec![false, true];
+    let (mut steering, host) = steering(refusing, pair());
+    let troubles = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&troubles);
+    steering.on_trouble(move |trouble| heard.lock().unwrap().push(trouble));
+    let report = steering.to_standby("out");
+    assert_eq!(report.failures().count(), 1);
+    // The host asks the NIC for the guest's frames instead.
+    assert!(host.lock().unwrap().own.contains(&PF));
+    let troubles = troubles.lock().unwrap();
+    let [trouble] = troubles.as_slice() else {
+        panic!("{troubles:?}");
+    };
+    assert_eq!(trouble.moment, Moment::ToStandby);
+    assert_eq!(
+        trouble.step,
+        "ip link set dev eth0 vf 4 mac 00:00:00:00:00:00"
+    );
+    let text = steering.describe();
+    assert!(
+        text.contains("last to-standby (out): 'ip link set dev eth0 vf 4 mac 00:00:00:00:00:00' failed: Operation not supported"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_deleted_primary_gives_its_vf_back_but_not_the_guests_own_address() {
+    for found in [FOUND, MAC] {
+        let (mut steering, host) = steering(Host::new(found), pair());
+        steering.arm_primary();
+        steering.to_primary("in");
+        steering.to_standby("out");
+        steering.primary_deleted();
+        let host = host.lock().unwrap();
+        assert_eq!(host.mac, if found == MAC { NO_MAC } else { found });
+        assert_eq!(host.vlan, Host::new(found).vlan);
+        assert_eq!(
+            host.bridge,
+            Some((TAP, true)),
+            "the guest lives on its standby"
+        );
+        assert!(host.own.is_empty());
+        drop(host);
+        let text = steering.describe();
+        assert!(text.contains("no VF (the primary was deleted)"), "{text}");
+        assert!(steering.to_primary("nothing there").is_clean());
+    }
+}
+
+#[test]
+fn what_is_off_is_not_touched() {
+    let wanted = |pf, standby_port, primary_port| Wanted {
+        standby_port,
+        primary_port,
+        pf,
+        ..pair()
+    };
+    let all = |mut steering: Steering| {
+        steering.arm_primary();
+        steering.to_primary("in");
+        steering.to_both("asked");
+        steering.to_standby("out");
+        steering.guest_left("away");
+    };
+    let host = Arc::new(Mutex::new(Host::new(FOUND)));
+    let of = |wanted| {
+        let fake = Box::new(Fake(Arc::clone(&host)));
+        Steering::with(fake, Path::new("/nowhere"), wanted).unwrap()
+    };
+    all(of(wanted(Choice::Off, Choice::Off, Choice::Off)));
+    assert_eq!(*host.lock().unwrap(), Host::new(FOUND));
+    // The NIC alone.
+    let named = Wanted {
+        vf: Some(NUMBER),
+        ..wanted(Choice::Named("eth0".into()), Choice::Off, Choice::Off)
+    };
+    let mut steering = of(named);
+    steering.arm_primary();
+    steering.to_primary("in");
+    assert_eq!(host.lock().unwrap().bridge, None);
+    assert_eq!(host.lock().unwrap().mac, MAC);
+}
+
+proptest! {
+    /// Whatever was done, in whatever order, and whatever the kernel refused meanwhile: the end leaves what was found.
+    #[test]
+    fn the_end_leaves_what_was_found(
+        moments in prop::collection::vec(0..6_u8, 0..12),
+        answers in prop::collection::vec(any::<bool>(), 0..30),
+        found in prop::sample::select(vec![FOUND, NO_MAC, MAC]),
+    ) {
+        let before = Host::new(found);
+        let (mut steering, host) = steering(before.clone(), pair());
+        host.lock().unwrap().answers = answers;
+        for moment in moments {
+            match moment {
+                0 => steering.arm_primary(),
+                1 => steering.to_both("a"),
+                2 => steering.to_primary("b"),
+                3 => steering.to_standby("c"),
+                4 => steering.guest_left("d"),
+                _ => steering.restore("e"),
+            };
+        }
+        host.lock().unwrap().answers.clear();
+        steering.restore("the end");
+        prop_assert_eq!(&*host.lock().unwrap(), &before);
+    }
+}
