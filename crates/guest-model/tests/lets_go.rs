@@ -117,6 +117,44 @@ fn ej0() {
     });
 }
 
+/// Nobody asked: the primary stays the guest's path, but its frames go both ways until it is open again.
+#[test]
+fn a_primary_that_is_closed_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::on_primary(
+        folder.path(),
+        &Wanted {
+            hook: Some("cat >> $here/told"),
+            ..Wanted::default()
+        },
+    );
+    let guest = host.guest.as_ref().unwrap();
+    let (access, primary) = (guest.access(), host.primary());
+    let function = guest.tree().function(primary).unwrap();
+    let control = function.capability(regs::CAP_MSIX).unwrap().offset + 2;
+    let enabled = access.read16(&mut host.bus, primary, control).unwrap();
+    for word in [0, enabled] {
+        access
+            .write16(&mut host.bus, primary, control, word)
+            .unwrap();
+        assert_eq!(host.way(), Way::Primary);
+    }
+    let flips = host
+        .events
+        .try_iter()
+        .filter(|event| matches!(event, MachineEvent::FailoverPathChanged { .. }))
+        .count();
+    assert_eq!(flips, 1);
+    let told = end(&mut host, folder.path());
+    let moments: Vec<_> = told
+        .iter()
+        .map(|record| record["moment"].as_str().unwrap())
+        .collect();
+    let expected = ["arm-primary", "to-primary", "to-both", "to-primary", "end"];
+    assert_eq!(moments, expected);
+    assert_eq!(told[2]["reason"], CLOSED);
+}
+
 /// A driver that lets go in the usual order: the first sign flips, the ones after it change nothing.
 #[test]
 fn a_guest_that_goes_by_the_book_flips_once_and_comes_back() {

@@ -1,10 +1,11 @@
 //! The way in: a primary is opened beside the running guest and put into its slot.
 
 use super::opening::plug_error;
+use super::steering::because;
 use crate::board::Board;
 use crate::devices::{Body, Place, function};
 use crate::primary_watch::WatchedPrimary;
-use failover::{Event, Pair, PlugError, When};
+use failover::{Event, Pair, Path as Way, PlugError, When};
 use pci::PciDevice;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -139,14 +140,30 @@ impl Board {
 
     /// The guest's driver uses its primary now, or no longer.
     pub(crate) fn primary_in_use(&mut self, id: &str, in_use: bool) {
-        let pair = self.pairs.pairs.by_primary(id);
-        let asked = pair.is_some_and(|p| p.unplug_why().is_some());
-        if in_use {
-            self.feed(id, &Event::DriverIn);
-        } else if asked {
-            // Outside of an unplug (one that was taken back may go on all the same) a closed primary is still the guest's
-            // path: nothing reaches the standby then.
-            self.feed(id, &Event::DriverOut);
+        let Some(pair) = self.pairs.pairs.by_primary(id) else {
+            return;
+        };
+        let standby = pair.standby().to_owned();
+        // One that was taken back may go on all the same.
+        let asked = pair.unplug_why().is_some();
+        let on_primary = pair.path() == Way::Primary;
+        match (in_use, asked) {
+            (true, _) => {
+                self.feed(id, &Event::DriverIn);
+                if on_primary && !asked {
+                    // It was closed for a while, and open to both.
+                    self.pairs.because = because(&Event::DriverIn);
+                    self.steer_to_primary(&standby);
+                }
+            }
+            (false, true) => self.feed(id, &Event::DriverOut),
+            // A closed primary is still the guest's path: nothing reaches the standby while the driver is there. Whether it
+            // is, only the guest knows; once it is not, the standby is all that it has.
+            (false, false) if on_primary => {
+                self.pairs.because = because(&Event::DriverOut);
+                self.steer_to_both(&standby);
+            }
+            (false, false) => {}
         }
     }
 }

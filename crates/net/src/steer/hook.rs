@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -49,6 +50,8 @@ struct State {
     /// After this no program is begun.
     end: Mutex<Option<Instant>>,
     last: Mutex<Option<(Moment, Result<(), String>)>>,
+    /// It was told that the queue is full; cleared when it is empty.
+    full: AtomicBool,
 }
 
 /// The thread that runs the program.
@@ -81,6 +84,7 @@ impl Hook {
             listener: Mutex::new(Arc::new(|_| {})),
             end: Mutex::default(),
             last: Mutex::default(),
+            full: AtomicBool::new(false),
         });
         let for_thread = Arc::clone(&state);
         thread::Builder::new()
@@ -106,10 +110,11 @@ impl Hook {
         match jobs.try_send(Job { moment, json }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                self.state.failed(
-                    moment,
-                    format!("{QUEUE_MAX} earlier steps still wait for it"),
-                );
+                // Once: a guest that opens and closes its primary all the time is not to fill the log.
+                if !self.state.full.swap(true, Ordering::AcqRel) {
+                    let why = format!("{QUEUE_MAX} earlier steps still wait for it");
+                    self.state.failed(moment, why);
+                }
             }
             Err(TrySendError::Disconnected(_)) => {
                 self.state.failed(moment, "its thread has ended".to_owned());
@@ -147,7 +152,7 @@ impl Hook {
 
 impl State {
     fn work(&self, queue: &Receiver<Job>) {
-        while let Ok(Job { moment, json }) = queue.recv() {
+        while let Some(Job { moment, json }) = self.next(queue) {
             let left = match *lock(&self.end) {
                 Some(end) => end.saturating_duration_since(Instant::now()),
                 None => self.config.timeout,
@@ -171,6 +176,13 @@ impl State {
                 Err(why) => self.failed(moment, why),
             }
         }
+    }
+
+    fn next(&self, queue: &Receiver<Job>) -> Option<Job> {
+        queue.try_recv().ok().or_else(|| {
+            self.full.store(false, Ordering::Release);
+            queue.recv().ok()
+        })
     }
 
     fn failed(&self, moment: Moment, why: String) {

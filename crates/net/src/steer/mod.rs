@@ -49,6 +49,7 @@ mod route;
 mod step;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +82,8 @@ pub struct Steering {
     vlans: Vec<u16>,
     hook: Option<Hook>,
     listener: Listener,
+    /// Steps that failed last time, and why.
+    failing: BTreeMap<String, String>,
     last: Option<Last>,
 }
 
@@ -126,6 +129,7 @@ impl Steering {
             vlans: Vec::new(),
             hook,
             listener: Arc::new(|_| {}),
+            failing: BTreeMap::new(),
             last: None,
         };
         steering.note_found();
@@ -345,16 +349,36 @@ impl Steering {
         }
     }
 
-    /// Tells the hook, and whoever listens what failed.
-    fn told(&mut self, moment: Moment, reason: &str, report: Report) -> Report {
-        for (step, error) in report.failures() {
+    /// Tells what failed: once, until it is done after all or fails in another way. A guest decides how often its switch is
+    /// steered.
+    fn tell_failures(&mut self, moment: Moment, report: &Report) {
+        for (step, outcome) in &report.steps {
+            let step = step.to_string();
+            let Outcome::Failed(error) = outcome else {
+                self.failing.remove(&step);
+                continue;
+            };
+            let (standby, error) = (self.wanted.standby.clone(), error.to_string());
+            if self.failing.insert(step.clone(), error.clone()).as_ref() == Some(&error) {
+                continue;
+            }
+            tracing::warn!(
+                standby,
+                error,
+                "steering the host's switch: '{step}' failed"
+            );
             (self.listener)(Trouble {
-                standby: self.wanted.standby.clone(),
+                standby,
                 moment,
-                step: step.to_string(),
-                error: error.to_string(),
+                step,
+                error,
             });
         }
+    }
+
+    /// Tells the hook, and whoever listens what failed.
+    fn told(&mut self, moment: Moment, reason: &str, report: Report) -> Report {
+        self.tell_failures(moment, &report);
         if let Some(hook) = &self.hook {
             let (wanted, around) = (&self.wanted, &self.around);
             let json = moment::record(moment, reason, wanted, &self.vlans, around, &report);

@@ -145,12 +145,7 @@ impl Report {
             Err(e) => Outcome::Failed(e),
         };
         let good = !matches!(outcome, Outcome::Failed(_));
-        match &outcome {
-            Outcome::Failed(error) => {
-                tracing::warn!(standby, %error, "steering the host's switch: '{step}' failed");
-            }
-            outcome => tracing::debug!(standby, ?outcome, "steering the host's switch: '{step}'"),
-        }
+        tracing::debug!(standby, ?outcome, "steering the host's switch: '{step}'");
         self.steps.push((step, outcome));
         good
     }

@@ -214,6 +214,23 @@ fn a_nic_that_refuses_is_made_up_for_and_shown() {
 }
 
 #[test]
+fn what_goes_on_failing_is_told_once_and_again_after_it_was_done() {
+    let (mut steering, host) = steering(Host::new(FOUND), pair());
+    let told = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&told);
+    steering.on_trouble(move |_| *count.lock().unwrap() += 1);
+    let mut out = |refused: bool| {
+        // From the last one on: the tap's entry, the VF's address.
+        host.lock().unwrap().answers = vec![!refused, true];
+        steering.to_standby("out");
+        host.lock().unwrap().answers.clear();
+        *told.lock().unwrap()
+    };
+    assert_eq!([out(true), out(true), out(true)], [1, 1, 1]);
+    assert_eq!([out(false), out(true)], [1, 2]);
+}
+
+#[test]
 fn a_deleted_primary_gives_its_vf_back_but_not_the_guests_own_address() {
     for found in [FOUND, MAC] {
         let (mut steering, host) = steering(Host::new(found), pair());
