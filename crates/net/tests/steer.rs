@@ -275,6 +275,15 @@ fn what_is_not_there_is_a_reason_and_no_error() {
              interface in this network namespace)"
         );
         assert!(alone.to_standby(WHY).steps.is_empty() && alone.to_primary(WHY).steps.is_empty());
+        sh("ip link add lower0 type veth peer name far0");
+        sh("ip link add link lower0 name mvt0 type macvtap mode bridge");
+        let macvtap = discover("mvt0", None).describe();
+        assert!(
+            macvtap.contains(
+                "'mvt0' is a macvtap, which is on no bridge: failover-hook= can steer it"
+            ),
+            "{macvtap}"
+        );
         let no_tap = discover("tap9", None);
         assert!(
             no_tap

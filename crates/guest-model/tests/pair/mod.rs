@@ -46,6 +46,10 @@ pub(crate) struct Wanted<'t> {
     pub(crate) hook: Option<&'t str>,
     /// It awaits a migration.
     pub(crate) incoming: bool,
+    /// The tap that the standby is on.
+    pub(crate) tap: Option<&'t str>,
+    /// More properties of the standby.
+    pub(crate) standby: &'t str,
 }
 
 /// A machine with a pair and a NIC without one, `plain0`.
@@ -79,13 +83,19 @@ impl Host {
         config.machine.acpi_pci_hotplug = !wanted.native;
         config.incoming = wanted.incoming.then_some(Incoming::Defer);
         for (id, end) in ["n0", "n1", "n2"].into_iter().zip(&ends) {
-            let options = Options::parse(&end.netdev(id), Some("type")).unwrap();
+            let tap = wanted.tap.filter(|_| id == "n0");
+            let text = tap.map_or_else(
+                || end.netdev(id),
+                |tap| format!("tap,id={id},ifname={tap},script=no,downscript=no"),
+            );
+            let options = Options::parse(&text, Some("type")).unwrap();
             let netdev = NetdevConfig::from_options(options, Source::CommandLine);
             config.netdevs.push(netdev.unwrap());
         }
         let mut standby =
             "virtio-net-pci,netdev=n0,id=standby0,bus=root0,failover=on,mac=52:54:00:11:11:11"
                 .to_owned();
+        standby += wanted.standby;
         if let Some(hook) = wanted.hook {
             let program = folder.join("hook");
             let here = folder.display();
@@ -125,10 +135,15 @@ impl Host {
     /// A machine whose guest uses its primary.
     pub(crate) fn on_primary(folder: &Path, wanted: &Wanted<'_>) -> Self {
         let mut host = Self::start(folder, wanted);
-        let guest = Guest::boot(&mut host.bus, GuestOptions::default(), host.now).unwrap();
-        host.guest = Some(guest);
-        host.step_until("the primary", |host| host.way() == Way::Primary);
+        host.boot_to_primary();
         host
+    }
+
+    /// Boots a guest, until it uses its primary.
+    pub(crate) fn boot_to_primary(&mut self) {
+        let guest = Guest::boot(&mut self.bus, GuestOptions::default(), self.now).unwrap();
+        self.guest = Some(guest);
+        self.step_until("the primary", |host| host.way() == Way::Primary);
     }
 
     /// Lets a moment pass.
