@@ -105,8 +105,7 @@ fn arp(mac: Mac, body: &[u8]) -> Option<IpAddr> {
     {
         return None;
     }
-    let sender = Ipv4Addr::from(array::<4>(body, 14)?);
-    usable_v4(sender).then_some(sender.into())
+    Some(Ipv4Addr::from(array::<4>(body, 14)?).into())
 }
 
 /// RFC 4861, sections 4.3 and 4.4.
@@ -122,19 +121,18 @@ fn neighbour(mac: Mac, packet: &[u8]) -> Option<IpAddr> {
     }
     let source = Ipv6Addr::from(array::<16>(packet, 8)?);
     let message = packet.get(40..)?;
-    let ip = match array(message, 0)? {
-        [SOLICITATION, 0] => source,
+    match array(message, 0)? {
+        [SOLICITATION, 0] => Some(source.into()),
         [ADVERTISEMENT, 0] => {
             // It may speak for another (a proxy): then it says so here.
             let option = array(message, 24);
             if option == Some(TARGET_LINK_ADDRESS) && array(message, 26) != Some(mac) {
                 return None;
             }
-            Ipv6Addr::from(array::<16>(message, 8)?)
+            Some(Ipv6Addr::from(array::<16>(message, 8)?).into())
         }
-        _ => return None,
-    };
-    usable_v6(ip).then_some(ip.into())
+        _ => None,
+    }
 }
 
 impl Addresses {
