@@ -82,3 +82,71 @@ fn finish(report: &Path, document: &report::Document) -> Result<ExitCode> {
     say(format!("page: {}", file.display()));
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn report() -> Map<String, Value> {
+        let run = json!({
+            "status": "completed",
+            "ping": {
+                "interval_ms": 10, "sent": 100, "lost": 1, "longest_gap_ms": 20.5,
+                "lost_at_ms": [12.0], "gaps": [{"from_ms": 5.0, "length_ms": 20.5}]
+            },
+            "tcp_survived": true, "unplug_ms": 1.0, "downtime_ms": 2.0, "total_ms": 3.0,
+            "resume_to_primary_back_ms": 4.0, "boot_to_init_ms": 5.0, "vmm_overhead_mib": 6.0,
+            "events": [{"t_ms": 1.0, "side": "source", "event": "MIGRATION", "data": {"status": "setup"}}]
+        });
+        let whole = json!({
+            "standfast": run, "qemu": run, "guest_kernel": "6.12 <x>",
+            "primary": {"host_driver": "vfio-pci", "guest_driver": "igbvf"}
+        });
+        whole.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn the_page_is_beside_the_report_with_both_vmms() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("report.json");
+        write(&file, &report(), vec!["a <note>".to_owned()]).unwrap();
+        let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+        assert_eq!(html.matches("<svg").count(), 2);
+        for word in [
+            "<h2>standfast</h2>",
+            "<h2>qemu</h2>",
+            "6.12 &lt;x&gt;",
+            "a &lt;note&gt;",
+            "igbvf",
+        ] {
+            assert!(html.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_written_report_is_drawn_again_and_anything_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, text: &str| {
+            let report = folder.path().join(name);
+            fs::write(&report, text).unwrap();
+            PageOptions { report }
+        };
+        let demo = serde_json::to_string(&report()).unwrap();
+        run(&at("demo.json", &demo)).unwrap();
+        let own = serde_json::to_string(&report::Document::default()).unwrap();
+        run(&at("own.json", &own)).unwrap();
+        assert!(folder.path().join("own.html").exists());
+        for wrong in [
+            "",
+            "[]",
+            "{}",
+            r#"{"recordings": 1}"#,
+            r#"{"standfast": {}}"#,
+        ] {
+            assert!(run(&at("wrong.json", wrong)).is_err(), "{wrong}");
+        }
+        assert!(!folder.path().join("wrong.html").exists());
+    }
+}

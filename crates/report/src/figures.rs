@@ -81,7 +81,7 @@ fn times(ratio: f64, other: &str) -> String {
 
 /// The table of all figures.
 pub(crate) fn table(document: &Document) -> Markup {
-    let compared = document.columns.len() == 2;
+    let compared = document.columns.len() == 2 && document.figures.iter().any(|f| f.comparable);
     html! {
         @if !document.figures.is_empty() {
             table.figures {

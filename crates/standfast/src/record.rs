@@ -27,6 +27,8 @@ use session::{Kind, Session};
 const MAX_SESSIONS: usize = 8;
 /// An event so long after the last one of a session is a matter of its own.
 const APART_MS: f64 = 120_000.0;
+/// One that is no failover's, as a shutdown, is so after this time: it would draw a second over minutes.
+const AFTERMATH_MS: f64 = 3000.0;
 
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,7 +103,12 @@ impl Record {
         if !session::matters(event) {
             return;
         }
-        let fits = |session: &Session| session.migrating() || at.ms - session.last_ms() < APART_MS;
+        let patience = if session::begins(event) {
+            APART_MS
+        } else {
+            AFTERMATH_MS
+        };
+        let fits = |session: &Session| session.migrating() || at.ms - session.last_ms() < patience;
         if !self.sessions.back().is_some_and(fits) {
             // A stop alone is no failover.
             if !session::begins(event) {
@@ -353,6 +360,8 @@ mod tests {
         record.migration(&news(false, State::Completed), at(910.0));
         record.event(&path_changed("standby"), at(915.0));
         record.event(&path_changed("primary"), at(1700.0));
+        // Long after: no part of it.
+        record.event(&Event::Stop, at(1700.0 + AFTERMATH_MS));
         let document = record.document(at(2000.0));
         let back = document
             .figures

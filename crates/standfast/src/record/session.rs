@@ -7,7 +7,7 @@ use migration::{Info, State};
 use monitor::Event;
 use monitor::types::FailoverPath;
 use report::{Lane, LaneKind, Recording, Sample, spans};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{At, path_name};
 
@@ -180,9 +180,11 @@ impl Session {
 
     pub(super) fn outcome(&self) -> String {
         let Some((_, state)) = self.states.last() else {
-            return match self.paths.values().filter_map(|c| c.last()).next_back() {
-                Some((_, path)) => format!("on the {path}"),
-                None => "no change of the path".to_owned(),
+            let path = self.paths.values().filter_map(|c| c.last()).next_back();
+            return match (path, self.events.last()) {
+                (Some((_, path)), _) => format!("on the {path}"),
+                (None, Some(event)) if !event.label.is_empty() => event.label.clone(),
+                (None, last) => last.map_or("", |event| &event.name).to_owned(),
             };
         };
         match &self.info.error_desc {
@@ -222,16 +224,19 @@ impl Session {
         }
         if self.states.len() < MAX_STATES {
             self.states.push((now, news.state.name()));
+            let status = news.state.name();
             let detail = match &news.info.error_desc {
-                Some(why) if news.state == State::Failed => short(why),
-                _ => String::new(),
+                Some(why) if news.state == State::Failed => {
+                    json!({"status": status, "error": short(why)})
+                }
+                _ => json!({ "status": status }),
             };
             self.events.push(report::Event {
                 t_ms: now,
                 side: self.side().to_owned(),
                 name: "MIGRATION".to_owned(),
-                label: news.state.name().to_owned(),
-                detail,
+                label: status.to_owned(),
+                detail: detail.to_string(),
             });
         }
         if news.outgoing && news.state == State::Completed {
