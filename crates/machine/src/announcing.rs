@@ -166,7 +166,11 @@ impl Board {
         let Some(nic) = self.devices.net(key) else {
             return;
         };
-        nic.announce();
+        // A driver that announces takes the guest's lock on its NICs, which the removal of the primary needs.
+        let leaving = |pair: &failover::Pair| pair.state().phase() == failover::Phase::Unplugging;
+        if !self.pairs.pairs().by_standby(key).is_some_and(leaving) {
+            nic.announce();
+        }
         let Some(netdev) = self.netdevs.backend_of(key) else {
             return;
         };

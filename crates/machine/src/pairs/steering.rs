@@ -215,7 +215,11 @@ impl Board {
     /// Makes the host's switch send to the standby.
     pub(crate) fn steer_to_standby(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            lock(&steering).to_standby(self.pairs.because);
+            let mut steering = lock(&steering);
+            // The eject comes just after the driver is out, and a migration waits for what is done at it.
+            if !steering.is_at_standby() {
+                steering.to_standby(self.pairs.because);
+            }
         }
     }
 

@@ -252,6 +252,14 @@ impl Steering {
         self.told(Moment::ToStandby, reason, report)
     }
 
+    /// Whether [`to_standby`](Self::to_standby) was the last moment and nothing failed: another one would find
+    /// all as it left it.
+    pub fn is_at_standby(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|last| last.moment == Moment::ToStandby && last.is_clean())
+    }
+
     /// Gives the VF the guest's address, which its driver takes when it probes. The NIC hands the
     /// guest's frames to the VF from now on, and where it can to the tap as well.
     pub fn arm_primary(&mut self) -> Report {

@@ -85,6 +85,10 @@ impl Last {
                 .map(|(step, error)| format!("'{step}' failed: {error}")),
         }
     }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.failed.is_none()
+    }
 }
 
 impl std::fmt::Display for Last {
