@@ -291,7 +291,12 @@ fn follow(
     // From the stop on nothing more is asked: the monitor has to do with the hand-over.
     let over = ["STOP", "MIGRATION:failed", "MIGRATION:cancelled"];
     while source.qmp.wait_any(from, &over, LOOK_AGAIN).is_none() {
-        if let Some(now) = look(source, begun_us) {
+        // Before memory travels there is nothing to ask, and the guest is about to let go of its primary.
+        let travels = source
+            .qmp
+            .wait_any(from, &["MIGRATION:active"], Duration::ZERO)
+            .is_some();
+        if travels && let Some(now) = look(source, begun_us) {
             show(progress.last(), &now);
             progress.push(now);
         }
