@@ -113,6 +113,7 @@ impl Board {
             other,
             in_slot: false,
             opening: None,
+            link: None,
         };
         self.pairs.primaries.insert(id.clone(), primary);
         if added.placing == Placing::PlugNow
@@ -203,6 +204,10 @@ impl Board {
                     "failover pair"
                 );
             }
+        }
+        let primaries: Vec<String> = self.pairs.primaries.keys().cloned().collect();
+        for primary in primaries {
+            self.look_at_nic(&primary);
         }
         Ok(())
     }

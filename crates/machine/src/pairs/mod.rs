@@ -8,6 +8,7 @@
 
 mod actions;
 mod joining;
+mod link;
 mod migrating;
 mod opening;
 mod plugging;
@@ -39,6 +40,8 @@ pub(crate) struct Primary {
     in_slot: bool,
     /// Set to break off the thread that opens it.
     opening: Option<Arc<AtomicBool>>,
+    /// Its NIC's link, where that is to be seen.
+    link: Option<link::SeenLink>,
 }
 
 impl Primary {

@@ -16,6 +16,7 @@ use vfio::VfioPci;
 impl Board {
     /// Opens the primary if need be, on a thread of its own, which posts the result.
     pub(super) fn begin_plug(&mut self, id: &str) {
+        self.look_at_nic(id);
         let Some(primary) = self.pairs.primary(id) else {
             return;
         };

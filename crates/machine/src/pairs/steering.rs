@@ -104,7 +104,7 @@ impl PairKeeper {
 
 impl Board {
     /// The address of a primary on the host, if it is a function of the host.
-    fn address_of_primary(&self, primary: &str) -> Option<String> {
+    pub(super) fn address_of_primary(&self, primary: &str) -> Option<String> {
         match &self.pairs.primary(primary)?.config.kind {
             DeviceKind::VfioPci(vfio) => HostDevice::find(&host_spec(vfio), Path::new("/sys"))
                 .ok()

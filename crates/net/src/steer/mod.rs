@@ -42,6 +42,7 @@
 //! static entries.* They outlive the process that made them; a held one goes when the tap loses its
 //! carrier, which is when the process ends.
 
+mod carrier;
 mod discovery;
 mod hook;
 mod moment;
@@ -54,6 +55,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use carrier::{LinkOf, LinkWatch};
 pub use discovery::{Port, Surroundings, Vf, VfVlan};
 use hook::{Hook, Listener};
 use moment::Last;

@@ -12,8 +12,8 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac,
-    VfInfoVlan,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkVfInfo, VfInfo,
+    VfInfoMac, VfInfoVlan, VfLinkState,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -23,6 +23,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::carrier::LinkOf;
 use super::discovery::VfVlan;
 use crate::announce::Mac;
 
@@ -197,6 +198,24 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Whether the wire of an interface, or of a VF of it, is there.
+    pub(super) fn is_up(&mut self, link: LinkOf) -> io::Result<bool> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.interface;
+        message
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
+        let mut up = false;
+        self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK, |answer| {
+            if let RouteNetlinkMessage::NewLink(message) = answer {
+                up = is_up(&message, link.vf);
+            }
+        })?;
+        Ok(up)
+    }
+}
+
 impl Kernel for Route {
     fn links(&mut self) -> io::Result<BTreeMap<u32, Link>> {
         let mut links = BTreeMap::new();
@@ -278,6 +297,27 @@ fn entry(port: u32, mac: Mac, table: Table) -> NeighbourMessage {
     message
 }
 
+/// A VF goes with its PF's carrier, unless it was set up or down.
+fn is_up(message: &LinkMessage, vf: Option<u32>) -> bool {
+    let carrier = message.header.flags.contains(LinkFlags::LowerUp);
+    let lists = message.attributes.iter().filter_map(|a| match a {
+        LinkAttribute::VfInfoList(list) => Some(list),
+        _ => None,
+    });
+    let set = lists
+        .flatten()
+        .flat_map(|info| &info.0)
+        .find_map(|info| match info {
+            VfInfo::LinkState(state) if Some(state.vf_id) == vf => Some(state.state),
+            _ => None,
+        });
+    match set {
+        Some(VfLinkState::Enable) => true,
+        Some(VfLinkState::Disable) => false,
+        _ => carrier,
+    }
+}
+
 fn link_of(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -316,6 +356,7 @@ fn vf_change(pf: u32, info: VfInfo) -> LinkMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_route::link::VfInfoLinkState;
 
     const MAC: Mac = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
 
@@ -384,6 +425,32 @@ mod tests {
         let mut none = VfState::default();
         none.take(&message, 9);
         assert_eq!(none, VfState::default());
+    }
+
+    #[test]
+    fn a_vf_goes_with_its_pf_unless_it_was_set() {
+        let link = |carrier: bool, states: &[(u32, VfLinkState)]| {
+            let mut message = LinkMessage::default();
+            if carrier {
+                message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+            }
+            let of = |(vf, state): &(u32, VfLinkState)| {
+                LinkVfInfo(vec![VfInfo::LinkState(VfInfoLinkState::new(*vf, *state))])
+            };
+            let list = states.iter().map(of).collect();
+            message.attributes.push(LinkAttribute::VfInfoList(list));
+            message
+        };
+        let auto = [(0, VfLinkState::Disable), (1, VfLinkState::Auto)];
+        let up = [(0, VfLinkState::Auto), (1, VfLinkState::Enable)];
+        let down = [(0, VfLinkState::Auto), (1, VfLinkState::Disable)];
+        for carrier in [false, true] {
+            assert_eq!(is_up(&link(carrier, &[]), None), carrier);
+            assert_eq!(is_up(&link(carrier, &[]), Some(1)), carrier);
+            assert_eq!(is_up(&link(carrier, &auto), Some(1)), carrier);
+            assert!(is_up(&link(carrier, &up), Some(1)));
+            assert!(!is_up(&link(carrier, &down), Some(1)));
+        }
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! The NIC behind a primary: found (again), and its link looked at.
+
+use super::PairKeeper;
+use super::steering::lock;
+use crate::board::Board;
+use net::steer::{LinkOf, LinkWatch, Steering, Vf};
+use std::fs;
+use std::path::Path;
+
+/// A link that is looked at.
+pub(super) struct SeenLink {
+    of: LinkOf,
+    /// Ends with it.
+    _watch: LinkWatch,
+}
+
+/// Whether the PF is the interface it was: after its driver was loaded anew, its name may be another one's.
+fn is_still_there(vf: &Vf) -> bool {
+    let file = Path::new("/sys/class/net")
+        .join(&vf.pf.name)
+        .join("ifindex");
+    let index = fs::read_to_string(file);
+    // Where sysfs is of another network namespace nothing can be said against it.
+    index.map_or(true, |text| text.trim().parse() == Ok(vf.pf.index))
+}
+
+fn is_found(steering: &Steering) -> bool {
+    steering
+        .surroundings()
+        .vf
+        .as_ref()
+        .is_ok_and(is_still_there)
+}
+
+impl PairKeeper {
+    fn link_of(&self, standby: &str) -> Option<LinkOf> {
+        let steering = lock(self.steering.get(standby)?);
+        let vf = steering.surroundings().vf.as_ref().ok()?;
+        Some(LinkOf {
+            interface: vf.pf.index,
+            vf: Some(vf.number),
+        })
+    }
+}
+
+impl Board {
+    /// Before a primary is plugged, and once its pair is complete: a VF that was not there before, or that is another one
+    /// now, is steered from here on, and its link looked at.
+    pub(super) fn look_at_nic(&mut self, id: &str) {
+        let pair = self.pairs.pairs.by_primary(id);
+        let Some(standby) = pair.map(|pair| pair.standby().to_owned()) else {
+            return;
+        };
+        let Some(steering) = self.steering(&standby) else {
+            return;
+        };
+        let address = self.address_of_primary(id);
+        let stale = !is_found(&lock(&steering));
+        if stale && let Err(error) = lock(&steering).look_for(Some(id.to_owned()), address) {
+            tracing::warn!(standby, %error, "the primary's NIC cannot be looked for");
+        }
+        let of = self.pairs.link_of(&standby);
+        let Some(primary) = self.pairs.primaries.get_mut(id) else {
+            return;
+        };
+        if primary.link.as_ref().map(|link| link.of) == of {
+            return;
+        }
+        primary.link = None;
+        let Some(of) = of else {
+            return;
+        };
+        let (control, name) = (self.control.clone(), id.to_owned());
+        let told = move |up| {
+            tracing::info!(primary = name, up, "the link");
+            let name = name.clone();
+            control.post(move |board| board.primary_link(&name, up));
+        };
+        match LinkWatch::start(of, told) {
+            Ok(watch) => primary.link = Some(SeenLink { of, _watch: watch }),
+            Err(error) => tracing::warn!(primary = id, %error, "its link cannot be looked at"),
+        }
+    }
+}
