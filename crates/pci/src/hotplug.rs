@@ -129,14 +129,7 @@ impl Hotplug {
         let in_time = match port.config().driven_by {
             SlotDriver::Acpi => self.acpi.withdraw_down(&bus) || !asked,
             SlotDriver::Native if !asked => true,
-            SlotDriver::Native => {
-                let blinking = port.power_indicator() == PowerIndicator::Blinking;
-                // Within five seconds of the first press, the second one calls the removal off.
-                if blinking && !port.button_pending() {
-                    port.press_button();
-                }
-                false
-            }
+            SlotDriver::Native => port.call_off(),
         };
         Ok(if in_time {
             Withdrawal::Withdrawn

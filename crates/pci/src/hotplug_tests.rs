@@ -427,12 +427,47 @@ fn native_slot_refuses_while_busy_and_calls_off() {
     );
     slot.command(0x300, 0x100);
     assert!(!rig.ports[1].0.unplug_asked());
+
+    // Withdrawn before the guest has read of it: it never hears of it.
+    rig.hotplug.request_unplug("x").unwrap();
+    assert_eq!(
+        rig.hotplug.withdraw_unplug("x").unwrap(),
+        Withdrawal::Withdrawn
+    );
+    assert_eq!(slot.events(), 0);
+    // Withdrawn after that, and before the indicator blinks.
+    rig.hotplug.request_unplug("x").unwrap();
+    assert_eq!(slot.events(), BUTTON);
+    assert_eq!(
+        rig.hotplug.withdraw_unplug("x").unwrap(),
+        Withdrawal::TooLate
+    );
+    assert_eq!(slot.events(), 0);
+    let blinking = slot.read16(0x18) & !0x300 | 0x200;
+    let control = slot.express + 0x18;
+    rig.root
+        .config_write(slot.port, control, &blinking.to_le_bytes());
+    let completed = 0x10;
+    assert_eq!(
+        slot.events(),
+        BUTTON | completed,
+        "pressed when it begins to act"
+    );
+    slot.command(0x300, 0x100);
+    // A removal that the guest calls off by itself is told.
+    assert_eq!(rig.ear.heard(), ["Noticed(rp1)"]);
+    rig.hotplug.request_unplug("x").unwrap();
+    slot.events();
+    slot.blink();
+    slot.command(0x300, 0x100);
+    assert_eq!(rig.ear.heard(), ["Noticed(rp1)", "Kept(rp1)"]);
+    assert!(!rig.ports[1].0.unplug_asked());
     rig.hotplug.request_unplug("x").unwrap();
     rig.hotplug.reset();
     rig.root.reset();
     assert_eq!(
         rig.ear.heard(),
-        ["Noticed(rp1)", "LetGo(x in rp1, MachineReset, asked: true)"]
+        ["LetGo(x in rp1, MachineReset, asked: true)"]
     );
 }
 

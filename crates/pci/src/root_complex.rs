@@ -153,6 +153,9 @@ impl RootComplex {
         if effects.noticed {
             events.push(SlotEvent::Noticed { bus: bus() });
         }
+        if effects.kept {
+            events.push(SlotEvent::Kept { bus: bus() });
+        }
         if let Some(asked) = effects.let_go {
             events.extend(self.empty_slot(topology, devfn, LetGoCause::PowerOff, asked));
             return true;

@@ -77,6 +77,8 @@ pub(crate) struct PortEffects {
     pub(crate) let_go: Option<bool>,
     /// The guest took note of the wish to unplug.
     pub(crate) noticed: bool,
+    /// The guest was asked to unplug, was about to, and does not: it called the removal off.
+    pub(crate) kept: bool,
 }
 
 /// A root port: vendor 1b36, device 000c, class 0604.
@@ -95,6 +97,9 @@ struct State {
     interrupted: u16,
     /// An unplug was asked for and neither done nor withdrawn.
     unplug_asked: bool,
+    /// An unplug was asked for and withdrawn, and the guest may act on it yet: when it begins to, the button is pressed a
+    /// second time.
+    called_off: bool,
     /// What is in the slot came after its power was turned off.
     plugged_since_power_off: bool,
     effects: PortEffects,
@@ -165,6 +170,7 @@ impl RootPort {
                 intx_asserted: false,
                 interrupted: 0,
                 unplug_asked: false,
+                called_off: false,
                 plugged_since_power_off: false,
                 effects: PortEffects::default(),
             }),
@@ -200,7 +206,27 @@ impl RootPort {
     }
 
     pub(crate) fn set_unplug_asked(&self, asked: bool) {
-        lock(&self.state).unplug_asked = asked;
+        let mut state = lock(&self.state);
+        state.unplug_asked = asked;
+        state.called_off = false;
+    }
+
+    /// A request to unplug was withdrawn: has the guest call the removal off that it may have begun, or is about to begin.
+    /// Says whether the guest cannot have seen the request.
+    pub(crate) fn call_off(&self) -> bool {
+        let mut state = lock(&self.state);
+        let pending = self.slot.button_pending(&state.space);
+        let blinking = self.slot.power_indicator(&state.space) == PowerIndicator::Blinking;
+        match (blinking, pending) {
+            // Within five seconds of the first press, the second one calls the removal off.
+            (true, false) => self.slot.press_button(&mut state.space),
+            (false, true) => self.slot.forget_button(&mut state.space),
+            // It has taken note, and will blink in a moment.
+            (false, false) => state.called_off = true,
+            (true, true) => {}
+        }
+        self.update_interrupt(&mut state);
+        !blinking && pending
     }
 
     /// A press of the attention button waits to be read by the guest.
@@ -224,6 +250,7 @@ impl RootPort {
             return;
         }
         let changed = self.slot.set_present(&mut state.space, present);
+        state.called_off = false;
         if !present {
             state.unplug_asked = false;
         }
@@ -249,6 +276,15 @@ impl RootPort {
             }
             if write.indicator_began_to_blink && state.unplug_asked {
                 state.effects.noticed = true;
+            } else if write.indicator_began_to_blink && std::mem::take(&mut state.called_off) {
+                self.slot.press_button(&mut state.space);
+            }
+            if write.indicator_ceased_to_blink
+                && present
+                && self.slot.powered(&state.space)
+                && std::mem::take(&mut state.unplug_asked)
+            {
+                state.effects.kept = true;
             }
             if write.powered_off && present && state.unplug_asked {
                 // The guest is done with the device once it has no power; a driver turns the indicator off
@@ -343,6 +379,7 @@ impl PciDevice for RootPort {
         state.space.reset();
         self.slot.reset(&mut state.space, present);
         state.unplug_asked = false;
+        state.called_off = false;
         state.plugged_since_power_off = false;
         state.effects = PortEffects::default();
         self.msi.config_written(&state.space);

@@ -26,6 +26,12 @@ pub enum SlotEvent {
         /// The port.
         bus: String,
     },
+    /// The guest was asked to unplug, had begun to, and called the removal off: what is in the slot stays. Nothing is asked any
+    /// more. Only a slot that is driven natively can tell.
+    Kept {
+        /// The port.
+        bus: String,
+    },
     /// The guest's driver is done with the device, of which an unplug was asked: it turned bus mastering off.
     /// The slot follows later. From now on no frame passes through the device.
     DriverLetGo {
@@ -53,6 +59,7 @@ impl fmt::Debug for SlotEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Noticed { bus } => write!(f, "Noticed({bus})"),
+            Self::Kept { bus } => write!(f, "Kept({bus})"),
             Self::DriverLetGo { bus, id } => write!(f, "DriverLetGo({id} in {bus})"),
             Self::LetGo {
                 bus,

@@ -52,6 +52,8 @@ pub(crate) struct SlotWrite {
     pub(crate) powered_off: bool,
     pub(crate) powered_on: bool,
     pub(crate) indicator_began_to_blink: bool,
+    /// It blinked, and shines steadily again.
+    pub(crate) indicator_ceased_to_blink: bool,
     pub(crate) indicator_turned_off: bool,
 }
 
@@ -160,6 +162,11 @@ impl SlotRegisters {
         );
     }
 
+    /// Takes a press back that software has not taken note of.
+    pub(crate) fn forget_button(&self, space: &mut ConfigSpace) {
+        space.change_u16(self.at + SLOT_STATUS, STATUS_BUTTON, 0);
+    }
+
     pub(crate) fn press_button(&self, space: &mut ConfigSpace) {
         space.change_u16(self.at + SLOT_STATUS, 0, STATUS_BUTTON);
     }
@@ -181,6 +188,8 @@ impl SlotRegisters {
             powered_off: before & CONTROL_POWER_OFF == 0 && now & CONTROL_POWER_OFF != 0,
             powered_on: before & CONTROL_POWER_OFF != 0 && now & CONTROL_POWER_OFF == 0,
             indicator_began_to_blink: turned(CONTROL_POWER_INDICATOR_BLINKING),
+            indicator_ceased_to_blink: turned(CONTROL_POWER_INDICATOR_ON)
+                && before & CONTROL_POWER_INDICATOR == CONTROL_POWER_INDICATOR_BLINKING,
             indicator_turned_off: turned(CONTROL_POWER_INDICATOR_OFF),
         }
     }

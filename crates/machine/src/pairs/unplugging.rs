@@ -1,11 +1,12 @@
 //! The way out: the guest is asked to let go of a primary, and what it answers; primaries that fail, and their deletion.
 
+use super::Primary;
 use crate::MachineError;
 use crate::board::Board;
 use crate::control::Control;
 use crate::devices::device_path;
 use failover::Event;
-use pci::{SlotEvent, SlotListener};
+use pci::{SlotError, SlotEvent, SlotListener};
 use std::sync::atomic::Ordering;
 
 /// Hands what slots tell on to the control thread.
@@ -38,8 +39,11 @@ impl Board {
         } else {
             self.hotplug.repeat_unplug_request(id)
         };
-        if let Err(error) = asked {
-            self.feed(id, &Event::UnplugNotAsked(error.to_string()));
+        match asked {
+            Ok(()) => {}
+            // It is in the midst of something with this slot: asked again before long.
+            Err(SlotError::GuestBusy) => tracing::debug!(primary = id, "the slot is busy"),
+            Err(error) => self.feed(id, &Event::UnplugNotAsked(error.to_string())),
         }
     }
 
@@ -74,6 +78,16 @@ impl Board {
     pub(crate) fn slot_event(&mut self, event: SlotEvent) {
         match event {
             SlotEvent::Noticed { bus } => tracing::debug!(bus, "the guest has seen the request"),
+            SlotEvent::Kept { bus } => {
+                let of = |(_, primary): &(&String, &Primary)| {
+                    primary.in_slot && primary.place().bus == bus
+                };
+                let id = self.pairs.primaries().find(of).map(|(id, _)| id.clone());
+                if let Some(id) = id {
+                    let why = "its slot's driver called the removal off";
+                    self.feed(&id, &Event::UnplugRefused(why.into()));
+                }
+            }
             SlotEvent::DriverLetGo { id, .. } => self.feed(&id, &Event::DriverOut),
             SlotEvent::LetGo {
                 id, cause, asked, ..
