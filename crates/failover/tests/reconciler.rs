@@ -241,6 +241,7 @@ fn a_link_that_stays_down_moves_the_guest_and_one_that_comes_back_returns_it() {
 
     let down = NOW.after_ms(5_000);
     feed(&mut pairs, down, Event::LinkDown);
+    feed(&mut pairs, down.after_ms(1_000), Event::LinkDown);
     let (at, actions) = next(&mut pairs);
     assert_eq!(at.ms_since(down), LINK_MS);
     assert_eq!(missing(&actions), Some("link-down"));
