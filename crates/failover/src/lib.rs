@@ -30,7 +30,12 @@
 //! - An unplug is done when the guest let go, never when the request returned. A request that was
 //!   taken back may still be followed: that late eject leads to a new plug.
 //! - A primary in use blocks the switch-over: by the gate, and again by [`Pairs::may_switch_over`].
-//! - Each wait has a deadline ([`Pairs::next_deadline`]), a typed [`Reason`] and a way back.
+//! - Each wait has a deadline ([`Pairs::next_deadline`]), a typed [`Reason`] and a way back. A paused guest's
+//!   waits stand still, unless a migration is not to wait for it ([`WhenPaused`]).
+//! - A primary is brought back until it is there, is deleted, or an operator says stop; a device that
+//!   fails again and again is tried ever more slowly.
+//! - A primary whose link is down carries nothing: it is neither plugged nor steered to, and taken out
+//!   when the link has been down for too long.
 //! - Whatever ends badly, the guest is steered to its standby before anything else.
 //!
 //! # Rejected
@@ -41,6 +46,8 @@
 //!   each step cannot be forgotten.
 //! - *Hiding a primary by pulling it from a guest that reset its driver.* A driver that is reloaded
 //!   would lose its fast path for nothing; only a negotiation without STANDBY asks it to go.
+//! - *Leaving a primary without its link to the guest's driver.* It sends over its standby then, and drops
+//!   what comes back that way for as long as the primary is registered.
 
 mod clock;
 mod event;

@@ -1,7 +1,7 @@
 //! All pairs of a machine: who belongs to whom, and the gate an outgoing migration passes.
 
 use crate::clock::{Moment, Timing};
-use crate::event::{Action, Event};
+use crate::event::{Action, Event, Notice};
 use crate::pair::{Hold, Pair, WhenPaused};
 use crate::pairing::{PairingError, PairingWarning, PrimarySpec, StandbySpec};
 use crate::reason::{Reason, Refusal};
@@ -405,7 +405,7 @@ impl Pairs {
         let done = step(self, &mut out).and_then(|refused| {
             match refused {
                 Some(refusal) if self.migrating() => {
-                    out.push(Action::RefuseMigration(refusal));
+                    out.extend(self.refuse(refusal));
                     self.roll_back(now, &mut out)?;
                 }
                 _ if self.gate == Gate::Waiting && !self.iter().any(Pair::in_guest) => {
@@ -423,6 +423,20 @@ impl Pairs {
                 Err(error)
             }
         }
+    }
+
+    /// Told to whoever listens, and to the migration.
+    fn refuse(&self, refusal: Refusal) -> [Action; 2] {
+        let standby = self.by_primary(&refusal.primary).map(Pair::standby);
+        let named = self.dangling().find(|d| d.primary == refusal.primary);
+        let standby = standby.or(named.map(|d| d.standby)).unwrap_or_default();
+        let told = Notice::UnplugFailed {
+            standby: standby.to_owned(),
+            primary: refusal.primary.clone(),
+            reason: refusal.reason.clone(),
+            for_migration: true,
+        };
+        [Action::Emit(told), Action::RefuseMigration(refusal)]
     }
 
     fn roll_back(&mut self, now: Moment, out: &mut Vec<Action>) -> Result<(), Illegal> {
@@ -446,7 +460,7 @@ impl Pairs {
             Gate::Incoming => return Err(Illegal::GuestIsIncoming),
         }
         if let Some(refusal) = self.obstacle() {
-            return Ok(vec![Action::RefuseMigration(refusal)]);
+            return Ok(self.refuse(refusal).into());
         }
         self.transact(now, |this, out| {
             this.gate = Gate::Waiting;

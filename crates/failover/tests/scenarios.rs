@@ -53,10 +53,13 @@ fn a_primary_hotplugged_before_its_standby_is_visible_and_still_leaves_for_a_mig
     let refused = pairs.begin_migration(NOW).unwrap();
     assert!(matches!(
         refused.as_slice(),
-        [Action::RefuseMigration(Refusal {
-            reason: Reason::NoStandby { .. },
-            ..
-        })]
+        [
+            Action::Emit(Notice::UnplugFailed { .. }),
+            Action::RefuseMigration(Refusal {
+                reason: Reason::NoStandby { .. },
+                ..
+            })
+        ]
     ));
 
     pairs.add_standby(NOW, standby(0)).unwrap();
@@ -220,10 +223,13 @@ fn a_paused_guest_is_refused_before_anything_is_asked() {
 
     assert!(matches!(
         actions.as_slice(),
-        [Action::RefuseMigration(Refusal {
-            reason: Reason::GuestPaused,
-            ..
-        })]
+        [
+            Action::Emit(Notice::UnplugFailed { .. }),
+            Action::RefuseMigration(Refusal {
+                reason: Reason::GuestPaused,
+                ..
+            })
+        ]
     ));
     assert_eq!(
         (pairs.gate(), phase(&pairs, 0)),

@@ -104,12 +104,15 @@ impl Pair {
         };
         let was = *why;
         let outgoing = self.hold == Hold::Outgoing;
-        out.push(Action::Emit(Notice::UnplugFailed {
-            standby: self.standby.clone(),
-            primary: self.primary.clone().unwrap_or_default(),
-            reason: reason.clone(),
-            for_migration: outgoing && was != UnplugWhy::Deletion,
-        }));
+        // A migration that is refused is told by its refusal.
+        if !outgoing || was == UnplugWhy::Deletion {
+            out.push(Action::Emit(Notice::UnplugFailed {
+                standby: self.standby.clone(),
+                primary: self.primary.clone().unwrap_or_default(),
+                reason: reason.clone(),
+                for_migration: false,
+            }));
+        }
         if outgoing {
             // A device_del stays owed to its client, and a fault is none the less one; every other
             // purpose ends with the migration.

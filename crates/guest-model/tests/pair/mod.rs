@@ -164,6 +164,15 @@ impl Host {
         }
     }
 
+    /// Waits without letting time pass.
+    pub(crate) fn until_now(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !done(self) {
+            assert!(Instant::now() < end, "waited in vain for: {what}");
+            std::thread::yield_now();
+        }
+    }
+
     /// The path of the traffic, as the machine has it.
     pub(crate) fn way(&self) -> Way {
         let pairs = self.control.ask(|board| Inspect::pairs(board)).unwrap();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod back;
 mod client;
 mod metrics;
 mod migrate;

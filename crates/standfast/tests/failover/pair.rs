@@ -10,7 +10,7 @@ pub(crate) const PORTS: &str = "-M q35 -nodefaults -device pcie-root-port,id=roo
 const MAC_STANDBY: &str = "52:54:00:22:22:22";
 const MAC_PRIMARY: &str = "52:54:00:11:11:11";
 
-fn standby(failover: &str) -> String {
+pub(crate) fn standby(failover: &str) -> String {
     format!(
         "-device virtio-net,bus=root0,id=standby0,failover={failover},netdev=hs0,mac={MAC_STANDBY} "
     )

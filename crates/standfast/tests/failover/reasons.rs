@@ -63,6 +63,11 @@ fn a_paused_guest_is_refused_and_told_before() {
     migrate(&mut machine, &file);
     machine.until("failed", &WAITED_FOR);
     assert_eq!(info(&mut machine)["failover-reason"], "guest-paused");
+    let told = machine.event("FAILOVER_UNPLUG_FAILED");
+    assert_eq!(
+        (&told["device-id"], &told["reason"]),
+        (&json!("standby0"), &json!("guest-paused"))
+    );
     assert!(!machine.has_told("UNPLUG_PRIMARY"));
     machine.qmp("cont", json!({})).unwrap();
     assert_eq!(machine.pair()["blockers"], json!([]));
