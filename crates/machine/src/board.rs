@@ -241,6 +241,8 @@ impl Board {
         }
         let was_running = self.run_state.is_running();
         self.halt();
+        // Before the devices: a guest that finds them reset begins to boot, and its primary is out by then.
+        self.pairs_reset();
         self.reset_devices()?;
         self.load_kernel()?;
         match self.run_state {
@@ -248,7 +250,6 @@ impl Board {
             _ => {}
         }
         self.emit(MachineEvent::Reset(by_guest));
-        self.pairs_reset();
         if was_running {
             self.go();
         }
