@@ -241,15 +241,17 @@ impl Board {
         }
         let was_running = self.run_state.is_running();
         self.halt();
-        // Before the devices: a guest that finds them reset begins to boot, and its primary is out by then.
-        self.pairs_reset();
-        self.reset_devices()?;
-        self.load_kernel()?;
+        let rest = self.withdraw_for_reset();
+        if let Err(error) = self.reset_devices().and_then(|()| self.load_kernel()) {
+            self.after_reset(rest);
+            return Err(error);
+        }
         match self.run_state {
             RunState::Shutdown | RunState::InternalError => self.run_state.go(RunState::Paused)?,
             _ => {}
         }
         self.emit(MachineEvent::Reset(by_guest));
+        self.after_reset(rest);
         if was_running {
             self.go();
         }

@@ -1,9 +1,10 @@
 //! What concerns all pairs at once: migrations and the machine's reset, and what standbys tell.
 
 use super::PairKeeper;
+use super::steering::because;
 use crate::board::Board;
 use crate::event::MachineEvent;
-use failover::{Event, Illegal, Moment, WhenPaused};
+use failover::{Action, Event, Illegal, Moment, WhenPaused};
 use migration::{Parameters, PausedPolicy};
 
 impl PairKeeper {
@@ -52,10 +53,27 @@ impl Board {
         self.apply("a time limit has passed", outcome);
     }
 
-    pub(crate) fn pairs_reset(&mut self) {
+    /// The machine is being reset, its devices not yet: primaries are taken out, so that a guest that finds them reset does
+    /// not find its primary. What is left to do once it was told.
+    pub(crate) fn withdraw_for_reset(&mut self) -> Vec<Action> {
         let now = self.now();
-        let outcome = self.pairs.pairs.machine_reset(now);
-        self.apply("the machine was reset", outcome);
+        match self.pairs.pairs.machine_reset(now) {
+            Ok(actions) => {
+                let first = |action: &Action| matches!(action, Action::Withdraw { .. });
+                let (withdrawals, rest) = actions.into_iter().partition(first);
+                self.perform(withdrawals);
+                rest
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failover");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The machine was reset, and that was told.
+    pub(crate) fn after_reset(&mut self, rest: Vec<Action>) {
+        self.perform_because(because(&Event::MachineReset), rest);
     }
 
     pub(crate) fn source_continued(&mut self) {
