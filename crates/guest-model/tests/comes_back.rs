@@ -126,6 +126,20 @@ fn with_the_carrier_of_its_pf() {
         });
         netns::sh("ip link del pf0");
         host.step_until("the primary", |host| host.way() == Way::Primary);
+        // There again, it is found by the next plug.
+        assert!(host.order(Way::Standby));
+        host.step_until("the order", |host| {
+            reason(host) == "operator" && view(host).phase == Some(Phase::Parked)
+        });
+        netns::sh("ip link add pf0 type veth peer name wire0");
+        netns::sh("ip link set pf0 up");
+        netns::sh("ip link set wire0 up");
+        assert!(host.order(Way::Primary));
+        host.step_until("the primary", |host| host.way() == Way::Primary);
+        netns::sh("ip link set wire0 down");
+        host.step_until("the loss of the new link", |host| {
+            reason(host) == "link-down"
+        });
     });
 }
 

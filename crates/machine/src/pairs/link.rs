@@ -4,8 +4,8 @@ use super::PairKeeper;
 use super::steering::lock;
 use crate::board::Board;
 use net::steer::{LinkOf, LinkWatch, Steering, Vf};
-use std::fs;
-use std::path::Path;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 
 /// A link that is looked at.
 pub(super) struct SeenLink {
@@ -16,12 +16,11 @@ pub(super) struct SeenLink {
 
 /// Whether the PF is the interface it was: after its driver was loaded anew, its name may be another one's.
 fn is_still_there(vf: &Vf) -> bool {
-    let file = Path::new("/sys/class/net")
-        .join(&vf.pf.name)
-        .join("ifindex");
-    let index = fs::read_to_string(file);
-    // Where sysfs is of another network namespace nothing can be said against it.
-    index.map_or(true, |text| text.trim().parse() == Ok(vf.pf.index))
+    match socket(AddressFamily::INET, SocketType::DGRAM, None) {
+        Ok(socket) => name_to_index(&socket, &vf.pf.name) == Ok(vf.pf.index),
+        // Nothing can be said against it.
+        Err(_) => true,
+    }
 }
 
 fn is_found(steering: &Steering) -> bool {
