@@ -72,8 +72,11 @@ impl Target for MachineTarget {
         // Whoever else runs on this host has the right of way until the guest is here.
         crate::control::give_way();
         tracing::info!(source = source.program, "a guest is on its way");
-        self.control.post(Board::prepare_memory);
         Ok(())
+    }
+
+    fn memory_comes(&mut self) {
+        self.control.post(Board::prepare_memory);
     }
 
     fn load_devices(&mut self, payloads: &mut DevicePayloads) -> Result<(), Reason> {

@@ -35,6 +35,10 @@ pub trait Target: Send {
     /// The migration is refused, for this reason; the source is told.
     fn prepare(&mut self, source: &Configuration) -> Result<(), Reason>;
 
+    /// The source has begun to send memory: its guest has let its primaries go. What takes time and needs no memory of the
+    /// guest's can be begun here. By default nothing.
+    fn memory_comes(&mut self) {}
+
     /// All of RAM is in place. Every device takes its state, which is hostile input; what is left is refused after.
     ///
     /// # Errors

@@ -61,7 +61,12 @@ pub(crate) fn receive(
     let mut payloads = DevicePayloads::default();
     let run = loop {
         match reader.next()? {
-            Received::Ram(runs) => loader.load(&mut reader, &runs)?,
+            Received::Ram(runs) => {
+                if loader.pages == 0 {
+                    target.memory_comes();
+                }
+                loader.load(&mut reader, &runs)?;
+            }
             Received::PassEnd(end) if end.pages == loader.pages => {}
             Received::Device(payload) => payloads.add(payload)?,
             Received::TakeOver(end)
