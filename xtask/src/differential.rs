@@ -15,6 +15,9 @@ pub(crate) struct DifferentialOptions {
     /// Print what both programs' clients saw.
     #[arg(long)]
     transcripts: bool,
+    /// Print every difference, those that are meant among them.
+    #[arg(long)]
+    differences: bool,
     /// How many scenarios are played at a time.
     #[arg(long, default_value_t = 6)]
     at_once: usize,
@@ -59,6 +62,11 @@ pub(crate) fn run(options: &DifferentialOptions) -> Result<ExitCode> {
                 .for_each(|transcript| print!("{transcript}"));
         }
     }
+    for outcome in outcomes.iter().filter(|_| options.differences) {
+        for each in &outcome.differences {
+            println!("{}: {each}", outcome.name);
+        }
+    }
     print!("{}", table::table(&outcomes));
     println!("\nIntended, where the table names it:");
     for each in intended::LISTED {
@@ -70,7 +78,16 @@ pub(crate) fn run(options: &DifferentialOptions) -> Result<ExitCode> {
     for each in intended::EVERYWHERE {
         println!("  {}: {}", each.name, each.reason);
     }
-    let passed = outcomes.iter().all(scenario::Outcome::passed);
+    // Of a part of the scenarios nothing can be said.
+    let idle = if options.names.is_empty() {
+        intended::idle(&outcomes)
+    } else {
+        Vec::new()
+    };
+    for pattern in &idle {
+        println!("explains nothing any more: {pattern}");
+    }
+    let passed = outcomes.iter().all(scenario::Outcome::passed) && idle.is_empty();
     Ok(if passed {
         ExitCode::SUCCESS
     } else {

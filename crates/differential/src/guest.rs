@@ -18,6 +18,30 @@ const EJECT: u16 = HOTPLUG + 8;
 /// The bus that the others are about.
 const SELECT: u16 = HOTPLUG + 0x10;
 
+/// Slot Control (PCI Express Base 6.0, 7.5.3.10): the power indicator, off if both bits are set, and the power controller.
+const INDICATOR: u16 = 3 << 8;
+const INDICATOR_ON: u16 = 1 << 8;
+const INDICATOR_BLINKS: u16 = 2 << 8;
+const POWER_OFF: u16 = 1 << 10;
+/// Slot Status (7.5.3.11): a one takes each of them back.
+const SLOT_EVENTS: u16 = 0x11f;
+
+const BUTTON: u16 = 1 << 0;
+const PRESENT: u16 = 1 << 6;
+
+/// A port's slot, as its registers show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Something is in it.
+    pub occupied: bool,
+    /// The attention button was pressed, and the guest has not taken note.
+    pub button: bool,
+    /// The power controller is on.
+    pub powered: bool,
+    /// The power indicator: 1 is on, 2 blinks, 3 off.
+    pub indicator: u16,
+}
+
 /// A guest that has set up PCI, and does with its devices what it is told.
 pub struct Guest {
     bus: QtestBus,
@@ -119,6 +143,67 @@ impl Guest {
     pub fn identity(&mut self, port: usize) -> Result<u32> {
         let at = Bdf::new(self.behind(port)?, 0, 0);
         Ok(self.tree.access().read32(&mut self.bus, at, regs::ID)?)
+    }
+
+    fn slot_registers(&self, port: usize) -> Result<(Bdf, u16)> {
+        let at = Bdf::new(0, u8::try_from(port + 1)?, 0);
+        let function = self.tree.function(at);
+        let express = function.and_then(|port| port.capability(regs::CAP_EXPRESS));
+        let express = express.with_context(|| format!("port {port} is none of PCI Express"))?;
+        Ok((at, express.offset))
+    }
+
+    /// What a port's Slot Control and Slot Status say.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn slot(&mut self, port: usize) -> Result<Slot> {
+        let (at, express) = self.slot_registers(port)?;
+        let access = self.tree.access();
+        let control = access.read16(&mut self.bus, at, express + regs::SLOT_CONTROL)?;
+        let status = access.read16(&mut self.bus, at, express + regs::SLOT_STATUS)?;
+        Ok(Slot {
+            occupied: status & PRESENT != 0,
+            button: status & BUTTON != 0,
+            powered: control & POWER_OFF == 0,
+            indicator: (control & INDICATOR) >> 8,
+        })
+    }
+
+    /// Takes note of the slot's events, and sets its power and indicator.
+    fn set_slot(&mut self, port: usize, power_and_indicator: u16) -> Result<()> {
+        let (at, express) = self.slot_registers(port)?;
+        let access = self.tree.access();
+        access.write16(&mut self.bus, at, express + regs::SLOT_STATUS, SLOT_EVENTS)?;
+        let offset = express + regs::SLOT_CONTROL;
+        let control = access.read16(&mut self.bus, at, offset)?;
+        let kept = control & !(INDICATOR | POWER_OFF);
+        Ok(access.write16(&mut self.bus, at, offset, kept | power_and_indicator)?)
+    }
+
+    /// Switches a port's slot on, and finds what is in it.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn power_on(&mut self, port: usize) -> Result<()> {
+        self.set_slot(port, INDICATOR_ON)?;
+        self.enumerate()
+    }
+
+    /// Has the slot's power indicator blink, as during the seconds in which a press of the button can be taken back.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn blink(&mut self, port: usize) -> Result<()> {
+        self.set_slot(port, INDICATOR_BLINKS)
+    }
+
+    /// Switches a port's slot off: the guest lets go of what is in it.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn power_off(&mut self, port: usize) -> Result<()> {
+        self.set_slot(port, POWER_OFF | INDICATOR)
     }
 
     /// Ejects what is at a port, by ACPI; says whether it was asked for.

@@ -70,3 +70,29 @@ pub fn add_primary(pair: usize) -> Value {
     json!({"driver": "virtio-net-pci", "id": format!("primary{pair}"), "bus": format!("root{}", 2 * pair + 1),
            "mac": mac(pair), "romfile": "", "failover_pair_id": format!("standby{pair}")})
 }
+
+/// A NIC in the standby's place that does not offer STANDBY.
+pub fn plain_nic(pair: usize) -> Vec<String> {
+    vec![
+        "-device".into(),
+        format!(
+            "virtio-net-pci,id=standby{pair},bus=root{},mac={},romfile=",
+            2 * pair,
+            mac(pair)
+        ),
+    ]
+}
+
+/// Arguments with `more` in place of, or beside, what they have; null takes one away.
+pub fn with(mut arguments: Value, more: Value) -> Value {
+    if let (Some(map), Some(more)) = (arguments.as_object_mut(), more.as_object()) {
+        for (name, value) in more {
+            if value.is_null() {
+                map.remove(name);
+            } else {
+                map.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    arguments
+}

@@ -1,6 +1,8 @@
 //! A QMP client that keeps the order of all that a monitor says.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -52,6 +54,22 @@ impl Qmp {
         }
         self.raw(&format!("{request}\n"))?;
         Ok(self.asked)
+    }
+
+    /// Sends bytes with a descriptor beside them.
+    ///
+    /// # Errors
+    /// The monitor hung up.
+    pub fn raw_with(&mut self, text: &str, descriptor: &OwnedFd) -> Result<()> {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let bytes = [IoSlice::new(text.as_bytes())];
+        sendmsg(&self.stream, &bytes, &mut beside, SendFlags::empty())
+            .map(drop)
+            .context("the monitor hung up")
     }
 
     /// Sends bytes as they are.

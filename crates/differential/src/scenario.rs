@@ -51,6 +51,8 @@ pub struct Outcome {
     pub seen: Vec<Intended>,
     /// What nobody intended: differences, listed ones that did not occur, steps that failed.
     pub wrong: Vec<String>,
+    /// All that differs, intended or not.
+    pub differences: Vec<Difference>,
     /// What QEMU's client saw.
     pub qemu: Vec<Transcript>,
     /// What ours saw.
@@ -94,6 +96,7 @@ pub fn play(scenario: &Scenario, programs: &Programs) -> Outcome {
         about: scenario.about,
         seen,
         wrong,
+        differences,
         qemu,
         ours,
     }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -196,6 +197,26 @@ impl Vmm {
             normalise::paths(&mut noted, &self.names.program, &self.names.folder);
             self.note_reply(command, noted, before);
             return Ok(reply);
+        }
+    }
+
+    /// `getfd`: gives the monitor a descriptor under a name.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub fn hand_over(&mut self, name: &str, descriptor: OwnedFd) -> Result<()> {
+        let request = json!({"execute": "getfd", "arguments": {"fdname": name}});
+        self.qmp.raw_with(&format!("{request}\n"), &descriptor)?;
+        loop {
+            let message = self.qmp.next(Instant::now() + PATIENCE)?;
+            let message = message.context("the monitor hung up at getfd")?;
+            if message.get("event").is_some() {
+                self.note_event(&message);
+            } else if message.get("return").is_some() {
+                return Ok(());
+            } else {
+                bail!("getfd: {message}");
+            }
         }
     }
 

@@ -118,6 +118,16 @@ pub static TARGETS: &[Target] = &[
         heap_bytes: 160 * MIB,
         longest_bytes: 512,
     },
+    Target {
+        name: "board",
+        what: "a client of -qtest and a monitor's at a whole machine with a pair",
+        run: machine::fuzz_board::fuzz_board,
+        seeds: machine::fuzz_board::board_seeds,
+        words: machine::fuzz_board::board_words,
+        // As above, and the machine.
+        heap_bytes: 192 * MIB,
+        longest_bytes: 2048,
+    },
 ];
 
 impl Target {

@@ -23,6 +23,8 @@ mod error;
 mod event;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+#[cfg(feature = "fuzz")]
+pub mod fuzz_board;
 mod incoming;
 pub mod inspect;
 pub mod network;

@@ -280,7 +280,7 @@ impl Board {
             }),
         };
         // As QEMU: who connects over a network is answered at once, and hears of a refusal by `query-migrate`.
-        let at_once = matches!(options.address, Address::Tcp { .. } | Address::Unix(_));
+        let at_once = options.address.is_of_network();
         self.outgoing.unplugged = Some(sender);
         self.outgoing.unplug_moot = None;
         self.outgoing.reply = Some(reply);

@@ -8,12 +8,14 @@
 //! ```
 //! A line that tells of an interrupt goes out before the answer to the command that caused it.
 
+use crate::MachineError;
 use crate::board::Board;
 use crate::chardev::{ChardevError, Endpoint};
 use crate::clock::ManualClock;
 use crate::control::Control;
 use config::vm::{ChardevBackend, ChardevConfig, QtestLog};
-use hypervisor::qtest::{Client, MAX_LINE_BYTES, Pins, Protocol};
+use hypervisor::qtest::{Client, MAX_LINE_BYTES, Pins, Protocol, Qtest};
+use hypervisor::{Accelerator, Bus, CpuEvent, CpuListener, Topology};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
@@ -68,23 +70,47 @@ impl Server {
         clock: Arc<ManualClock>,
         control: Control,
     ) -> io::Result<()> {
+        let finder: Finder = Arc::new(move |path| find(&control, path));
+        self.spawn(client, clock, finder)
+    }
+
+    /// The same for `-machine none`, in which there is nothing: no memory, no port, no device.
+    ///
+    /// # Errors
+    /// No thread or descriptor is left.
+    pub fn serve_nothing(self) -> Result<(), MachineError> {
+        let nothing = Qtest::new(Arc::new(memory::GuestRam::new()))?;
+        let topology = Topology {
+            cpus: 0,
+            threads: 1,
+            cores: 1,
+        };
+        let nobody = Arc::new(Nothing);
+        Arc::clone(&nothing).processors(0, topology, nobody.clone(), nobody)?;
+        let client = nothing.client();
+        let client = client.ok_or_else(|| MachineError::refused("-qtest: it has no client"))?;
+        self.spawn(client, ManualClock::new(), Arc::new(|_| Pins::Unknown))
+            .map_err(|error| MachineError::refused(format!("-qtest: {error}")))
+    }
+
+    fn spawn(self, client: Arc<Client>, clock: Arc<ManualClock>, finder: Finder) -> io::Result<()> {
         thread::Builder::new()
             .name("qtest".into())
-            .spawn(move || self.run(&client, &clock, &control))?;
+            .spawn(move || self.run(&client, &clock, &finder))?;
         Ok(())
     }
 
-    fn run(&self, client: &Arc<Client>, clock: &Arc<ManualClock>, control: &Control) {
+    fn run(&self, client: &Arc<Client>, clock: &Arc<ManualClock>, finder: &Finder) {
         loop {
             match self.endpoint.next_connection() {
                 Ok(Some((Some(input), output))) => {
                     self.log.opened();
                     let outlet = Outlet::new(output, Arc::clone(&self.log));
-                    let (finder, sink) = (control.clone(), Arc::clone(&outlet));
+                    let (finder, sink) = (Arc::clone(finder), Arc::clone(&outlet));
                     let protocol = Protocol::new(
                         Arc::clone(client),
                         clock.clone(),
-                        Box::new(move |path| find(&finder, path)),
+                        Box::new(move |path| finder(path)),
                         Box::new(move |line| sink.later(line)),
                     );
                     if let Err(error) = talk(input, protocol, &outlet, &self.log) {
@@ -107,6 +133,28 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.endpoint.remove_file();
     }
+}
+
+/// Finds a device's interrupt pins by its path.
+type Finder = Arc<dyn Fn(&str) -> Pins + Send + Sync>;
+
+/// A machine in which nobody answers.
+struct Nothing;
+
+impl Bus for Nothing {
+    fn port_read(&self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&self, _: u16, _: &[u8]) {}
+    fn memory_read(&self, _: u64, data: &mut [u8]) {
+        // As a client reads of any machine where nobody answers.
+        data.fill(0);
+    }
+    fn memory_write(&self, _: u64, _: &[u8]) {}
+}
+
+impl CpuListener for Nothing {
+    fn cpu_event(&self, _: CpuEvent) {}
 }
 
 /// Names of the IOAPIC in QEMU's tree of objects.

@@ -35,6 +35,7 @@ capabilities! {
     Xbzrle "xbzrle" false "Deltas of cached pages."
     RdmaPinAll "rdma-pin-all" false "RDMA with all memory pinned."
     AutoConverge "auto-converge" false "Slow down a guest that writes faster than it is sent."
+    ZeroBlocks "zero-blocks" true "Deprecated, has no effect."
     Events "events" true "Emit MIGRATION and MIGRATION_PASS."
     PostcopyRam "postcopy-ram" false "Fetch pages after the switch-over."
     Colo "x-colo" false "Checkpointing."

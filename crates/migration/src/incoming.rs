@@ -97,6 +97,10 @@ impl Incoming {
             statistics: Statistics::default(),
             cancel: CancelToken::new()?,
         });
+        let listening = listener.listening_at().into_iter().collect();
+        shared
+            .statistics
+            .update(|figures| figures.listening = listening);
         let to_setup = shared.state.advance(State::Setup);
         debug_assert!(to_setup.is_ok());
         let validate_uuid = options.validate_uuid;

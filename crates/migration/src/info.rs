@@ -7,6 +7,7 @@ use memory::PAGE_SIZE_BYTES;
 use serde::Serialize;
 
 use crate::cancel::lock;
+use crate::channel::ListeningAt;
 use crate::state::State;
 
 /// `query-migrate`'s answer. Which fields it has goes by the state, as SPEC section 1 lists.
@@ -34,6 +35,9 @@ pub struct Info {
     /// Memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ram: Option<RamInfo>,
+    /// Where a target waits for its source, as long as it does; none where nobody connects.
+    #[serde(skip)]
+    pub listening: Option<Vec<ListeningAt>>,
     /// Ours: how long the guest took to let its primaries go, in ms.
     #[serde(
         rename = "failover-unplug-time",
@@ -94,6 +98,7 @@ pub(crate) struct Figures {
     pub(crate) downtime: Option<Duration>,
     pub(crate) expected_downtime: Option<Duration>,
     pub(crate) error: Option<String>,
+    pub(crate) listening: Vec<ListeningAt>,
 }
 
 /// Figures of a migration under way, written by its thread.
@@ -151,7 +156,10 @@ impl Statistics {
 
     /// What a target shows in `state`.
     pub(crate) fn incoming_info(&self, state: State) -> Info {
+        let under_way = matches!(state, State::Setup | State::Active);
+        let listening = lock(&self.0).listening.clone();
         Info {
+            listening: (under_way && !listening.is_empty()).then_some(listening),
             status: (state != State::None).then_some(state),
             error_desc: (state == State::Failed)
                 .then(|| lock(&self.0).error.clone())

@@ -47,6 +47,7 @@ mod clock;
 pub mod fuzz;
 mod handover;
 mod incoming;
+mod inert;
 mod info;
 mod link;
 mod outgoing;
@@ -61,6 +62,7 @@ pub use cancel::CancelToken;
 pub use capabilities::{Capabilities, Capability, Unsupported};
 pub use clock::{Clock, MonotonicClock};
 pub use incoming::{Incoming, IncomingOptions, Target};
+pub use inert::{Inert, Setting};
 pub use info::{Info, RamInfo};
 pub use outgoing::{
     ContinueError, Outcome, Outgoing, OutgoingOptions, Source, StartError, StoppedVm, Unplug, VmIs,

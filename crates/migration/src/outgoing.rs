@@ -152,9 +152,6 @@ pub struct OutgoingOptions {
 /// A migration that could not even begin: the state is none, as before.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address names something that is not there.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
     /// The host has no descriptor or thread left.
     #[error("cannot start a migration: {0}")]
     Host(#[from] io::Error),
@@ -199,9 +196,8 @@ impl Outgoing {
         named_fd: &mut dyn FnMut(&str) -> Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let mut fd = match &options.address {
-            Address::Fd(name) => {
-                Some(named_fd(name).ok_or_else(|| ChannelError::NoSuchFd(name.clone()))?)
-            }
+            // One that was never handed over is a connection that fails, as QEMU has it.
+            Address::Fd(name) => named_fd(name),
             _ => None,
         };
         let shared = Arc::new(Shared {
@@ -216,6 +212,7 @@ impl Outgoing {
         let mine = shared.clone();
         let pause_before_switchover = options.pause_before_switchover;
         let address = options.address;
+        let answered_at_once = address.is_of_network();
         // The thread begins once the state says so.
         let (begin, begun) = std::sync::mpsc::channel::<()>();
         let thread = thread::Builder::new()
@@ -228,6 +225,7 @@ impl Outgoing {
                     shared: &mine,
                     source: source.as_mut(),
                     pause_before_switchover,
+                    answered_at_once,
                     link: None,
                     stopped: None,
                     logging: false,
@@ -307,6 +305,8 @@ pub(crate) struct Job<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) source: &'a mut dyn Source,
     pub(crate) pause_before_switchover: bool,
+    /// Whoever asked for it has his answer already, and hears of a refusal elsewhere.
+    answered_at_once: bool,
     pub(crate) link: Option<Link<'a>>,
     pub(crate) stopped: Option<StoppedVm>,
     logging: bool,
@@ -544,6 +544,7 @@ impl<'a> Job<'a> {
     /// Undoes what has to be undone, tells the machine, and takes the final state.
     fn conclude(&mut self, result: Result<(), SendError>) {
         let shared = self.shared;
+        let told_by_answer = self.link.is_none() && !self.answered_at_once;
         // From here on nobody can cancel what has ended.
         let cancelled = !shared.cancel.seal();
         let outcome = match &result {
@@ -593,7 +594,9 @@ impl<'a> Job<'a> {
         let advanced = match &outcome {
             Outcome::Completed => shared.state.advance(State::Completed),
             Outcome::Failed { why, .. } => {
-                match shared.statistics.failover_reason() {
+                let reason = shared.statistics.failover_reason();
+                match reason {
+                    _ if told_by_answer => tracing::debug!("{why}"),
                     Some(reason) => tracing::error!(reason, "{why}"),
                     None => tracing::error!("{why}"),
                 }

@@ -1,10 +1,12 @@
 //! Parameters of migrations, by QMP's names.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::lock;
+use crate::inert::{Inert, Setting};
 
 /// What a migration does whose guest has not let its primaries go in time, or will not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +30,7 @@ pub enum PausedPolicy {
     Wait,
 }
 
-/// What `query-migrate-parameters` answers of what we honour. A change counts at once, for a migration under way as well.
+/// What `query-migrate-parameters` answers. A change counts at once, for a migration under way as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Parameters {
@@ -62,6 +64,9 @@ pub struct Parameters {
     /// Ours: how long the target has to answer at each step of the hand-over, in ms.
     #[serde(rename = "handover-timeout")]
     pub handover_timeout_ms: u64,
+    /// QEMU's that change nothing here.
+    #[serde(flatten)]
+    pub inert: Inert,
 }
 
 impl Default for Parameters {
@@ -78,13 +83,14 @@ impl Default for Parameters {
             failover_unplug_policy: UnplugPolicy::default(),
             failover_when_paused: PausedPolicy::default(),
             handover_timeout_ms: 60_000,
+            inert: Inert::default(),
         }
     }
 }
 
-/// What `migrate-set-parameters` brings: the parameters to change. Names we do not honour are unexpected to it.
+/// What `migrate-set-parameters` brings: the parameters to change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct ParametersUpdate {
     /// See [`Parameters::announce_initial_ms`].
     #[serde(rename = "announce-initial")]
@@ -116,20 +122,28 @@ pub struct ParametersUpdate {
     /// See [`Parameters::handover_timeout_ms`].
     #[serde(rename = "handover-timeout")]
     pub handover_timeout_ms: Option<u64>,
+    /// All others, by name: QEMU's that change nothing here. Other names are refused.
+    #[serde(flatten)]
+    pub inert: BTreeMap<String, Setting>,
 }
 
-/// A value out of its range.
+/// A value that is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Parameter '{name}' expects an integer in the range of {min} to {max}{unit}")]
+#[error("Parameter '{name}' {what}")]
 pub struct ParameterError {
-    /// The parameter.
-    pub name: &'static str,
-    /// Least value.
-    pub min: u64,
-    /// Greatest value.
-    pub max: u64,
-    /// What it counts, with a space before, or nothing.
-    pub unit: &'static str,
+    /// The parameter; of QEMU's, in the spelling of QEMU's message.
+    pub name: String,
+    /// What is wrong with the value.
+    pub what: String,
+}
+
+impl ParameterError {
+    pub(crate) fn new(name: &str, what: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            what: what.to_owned(),
+        }
+    }
 }
 
 impl Parameters {
@@ -138,64 +152,63 @@ impl Parameters {
     /// # Errors
     /// The first value that is out of its range.
     pub fn update(&mut self, update: &ParametersUpdate) -> Result<(), ParameterError> {
-        const MS: &str = " milliseconds";
         let mut new = self.clone();
         let fields = [
             (
                 update.announce_initial_ms,
                 &mut new.announce_initial_ms,
-                "announce-initial",
+                "announce_initial",
                 0,
                 100_000,
-                MS,
+                "a value between 0 and 100000",
             ),
             (
                 update.announce_max_ms,
                 &mut new.announce_max_ms,
-                "announce-max",
+                "announce_max",
                 0,
                 100_000,
-                MS,
+                "a value between 0 and 100000",
             ),
             (
                 update.announce_rounds,
                 &mut new.announce_rounds,
-                "announce-rounds",
+                "announce_rounds",
                 0,
                 1000,
-                "",
+                "a value between 0 and 1000",
             ),
             (
                 update.announce_step_ms,
                 &mut new.announce_step_ms,
-                "announce-step",
+                "announce_step",
                 1,
                 10_000,
-                MS,
+                "a value between 0 and 10000",
             ),
             (
                 update.max_bandwidth_bytes,
                 &mut new.max_bandwidth_bytes,
-                "max-bandwidth",
+                "max_bandwidth",
                 0,
                 u64::MAX,
-                " bytes/second",
+                "an integer in the range of 0 to 18446744073709551615 bytes/second",
             ),
             (
                 update.avail_switchover_bandwidth_bytes,
                 &mut new.avail_switchover_bandwidth_bytes,
-                "avail-switchover-bandwidth",
+                "avail_switchover_bandwidth",
                 0,
                 u64::MAX,
-                " bytes/second",
+                "an integer in the range of 0 to 18446744073709551615 bytes/second",
             ),
             (
                 update.downtime_limit_ms,
                 &mut new.downtime_limit_ms,
-                "downtime-limit",
+                "downtime_limit",
                 0,
                 2_000_000,
-                MS,
+                "an integer in the range of 0 to (2000 * 1000) ms",
             ),
             (
                 update.failover_unplug_timeout_ms,
@@ -203,7 +216,7 @@ impl Parameters {
                 "failover-unplug-timeout",
                 1,
                 86_400_000,
-                MS,
+                "an integer in the range of 1 to 86400000 ms",
             ),
             (
                 update.handover_timeout_ms,
@@ -211,18 +224,13 @@ impl Parameters {
                 "handover-timeout",
                 100,
                 3_600_000,
-                MS,
+                "an integer in the range of 100 to 3600000 ms",
             ),
         ];
-        for (value, field, name, min, max, unit) in fields {
+        for (value, field, name, min, max, words) in fields {
             if let Some(value) = value {
                 if !(min..=max).contains(&value) {
-                    return Err(ParameterError {
-                        name,
-                        min,
-                        max,
-                        unit,
-                    });
+                    return Err(ParameterError::new(name, &format!("expects {words}")));
                 }
                 *field = value;
             }
@@ -233,6 +241,7 @@ impl Parameters {
         if let Some(policy) = update.failover_when_paused {
             new.failover_when_paused = policy;
         }
+        new.inert.update(&update.inert)?;
         *self = new;
         Ok(())
     }
@@ -271,7 +280,7 @@ mod tests {
         let error = parameters.update(&update).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 milliseconds"
+            "Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms"
         );
         assert_eq!(parameters, Parameters::default());
         let update: ParametersUpdate =
@@ -291,6 +300,11 @@ mod tests {
         assert_eq!(shown["failover-when-paused"], "wait");
         assert_eq!(shown["downtime-limit"], 300);
         assert_eq!(shown["announce-rounds"], 3);
-        assert!(serde_json::from_str::<ParametersUpdate>(r#"{"x": 1}"#).is_err());
+        assert_eq!(shown["multifd-channels"], 2);
+        let unknown: ParametersUpdate =
+            serde_json::from_str(r#"{"x": 1, "announce-rounds": 4}"#).unwrap();
+        let error = parameters.update(&unknown).unwrap_err();
+        assert_eq!(error.to_string(), "Parameter 'x' is unexpected");
+        assert_eq!(parameters.announce_rounds, 3);
     }
 }

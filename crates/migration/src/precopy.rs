@@ -23,6 +23,9 @@ const RATE_WINDOW: Duration = Duration::from_millis(100);
 /// A limiter lets a sender that was idle catch up at most this much.
 const MAX_CREDIT: Duration = Duration::from_millis(100);
 
+/// A sender that waits for its turn looks this often whether the limit is another one.
+const LIMIT_LOOK: Duration = Duration::from_millis(100);
+
 /// Spreads bytes over time.
 #[derive(Debug, Default)]
 struct Pacer {
@@ -44,6 +47,17 @@ impl Pacer {
             .max(now.saturating_sub(MAX_CREDIT))
             .saturating_add(cost);
         self.paid.saturating_sub(now)
+    }
+
+    /// The limit was `before` and is `limit` now, with `left` still to wait: how long to wait instead.
+    fn grant_anew(&mut self, left: Duration, before: u64, limit: u64) -> Duration {
+        let nanos = match limit {
+            0 => 0,
+            limit => left.as_nanos().saturating_mul(u128::from(before)) / u128::from(limit),
+        };
+        let instead = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.paid = self.paid.saturating_sub(left).saturating_add(instead);
+        instead
     }
 }
 
@@ -231,9 +245,19 @@ impl<'a> PageSender<'a> {
         });
         self.measure(bytes, all, now);
 
-        let wait = self.pacer.spend(bytes, limit(), now);
-        if !wait.is_zero() && self.cancel.wait(wait) {
-            return Err(SendError::Cancelled);
+        let mut granted = limit();
+        let mut wait = self.pacer.spend(bytes, granted, now);
+        while !wait.is_zero() {
+            let slice = wait.min(LIMIT_LOOK);
+            if self.cancel.wait(slice) {
+                return Err(SendError::Cancelled);
+            }
+            wait = wait.saturating_sub(slice);
+            let limit = limit();
+            if limit != granted {
+                wait = self.pacer.grant_anew(wait, granted, limit);
+                granted = limit;
+            }
         }
         Ok(())
     }
@@ -303,5 +327,18 @@ mod tests {
         // An hour of silence is not an hour of credit.
         assert_eq!(pacer.spend(1000, 1000, second * 3600), second - MAX_CREDIT);
         assert!(pacer.spend(u64::MAX, 1, second) > second);
+    }
+
+    #[test]
+    fn another_limit_counts_for_what_is_owed() {
+        let second = Duration::from_secs(1);
+        let mut pacer = Pacer { paid: second };
+        let wait = pacer.spend(100_000, 1000, second);
+        assert_eq!(wait, second * 100);
+        assert_eq!(pacer.grant_anew(wait, 1000, 10_000), second * 10);
+        assert_eq!(pacer.paid, second * 11);
+        assert_eq!(pacer.grant_anew(second * 10, 10_000, 0), Duration::ZERO);
+        assert_eq!(pacer.paid, second);
+        assert!(pacer.grant_anew(Duration::MAX, u64::MAX, 1) > second);
     }
 }

@@ -136,15 +136,16 @@ fn over_a_descriptor() {
     assert_eq!(incoming.join(), State::Completed);
     assert_same(&source, &target);
 
-    let (record, _events) = support::record();
-    let error = Outgoing::start(
+    let (record, events) = support::record();
+    let outgoing = Outgoing::start(
         Box::new(TestSource::new(&source, &record)),
         support::options("fd:none".parse().unwrap(), &record),
         &mut |_| None,
     )
-    .unwrap_err();
+    .unwrap();
+    events.until_state(State::Failed);
     assert_eq!(
-        error.to_string(),
+        error_of(&outgoing.info()),
         "File descriptor named 'none' has not been found"
     );
 }

@@ -307,7 +307,7 @@ commands! {
     /// The capabilities.
     "query-migrate-capabilities" QueryMigrateCapabilities () => Vec<MigrationCapabilityStatus>;
     /// Changes parameters.
-    "migrate-set-parameters" MigrateSetParameters (MigrationParameters) => ();
+    "migrate-set-parameters" MigrateSetParameters (Box<MigrationParameters>) => ();
     /// The parameters.
     "query-migrate-parameters" QueryMigrateParameters () => MigrationParameters;
 

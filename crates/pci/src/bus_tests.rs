@@ -115,6 +115,30 @@ fn a_kernel_reaches_a_region_behind_a_port() {
 }
 
 #[test]
+fn a_kept_function_is_shown_and_answers_nobody() {
+    let (root, nic) = behind_a_port();
+    root.config_write(PORT, regs::PRIMARY_BUS, &[0, 5, 5]);
+    write16(&root, NIC, regs::COMMAND, 7);
+    write32(&root, NIC, 0x10, 0x4000_8000);
+    write32(&root, NIC, 0x14, 0x80);
+    assert!(root.remove("nic").is_some());
+    let kept = function("nic", nic.clone());
+    let shown = |devfn: u8, bus: &str| {
+        let mut tree = root.snapshot();
+        tree.add_kept(bus, devfn, &kept);
+        tree.functions[0].bridge.clone().unwrap().bus.functions
+    };
+    let seen = shown(0, "rp0");
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].bdf, seen[0].class), (NIC, 0x0200));
+    assert_eq!(seen[0].regions[0].at, None);
+    assert_eq!(read32(&root, NIC, 0), 0xffff_ffff);
+    assert!(shown(0, "nowhere").is_empty());
+    root.insert("rp0", 0, function("nic", nic)).unwrap();
+    assert_eq!(shown(0, "rp0").len(), 1, "its place is taken");
+}
+
+#[test]
 fn regions_do_not_overlap_nor_leave_the_hosts_windows() {
     let root = complex();
     let bars = [(0, BarKind::Memory32, 0x1000, false)];

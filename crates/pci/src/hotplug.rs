@@ -69,6 +69,29 @@ impl Hotplug {
         }
     }
 
+    /// Whether [`Hotplug::request_unplug`] would be refused now, for whoever has to know before it is made.
+    ///
+    /// # Errors
+    /// As [`Hotplug::request_unplug`].
+    pub fn may_request_unplug(&self, id: &str) -> Result<(), SlotError> {
+        let (_, port) = self.port_of(id)?;
+        match port.config().driven_by {
+            SlotDriver::Acpi => Ok(()),
+            SlotDriver::Native => Self::may_press(id, &port),
+        }
+    }
+
+    /// A second press of a slot's button would take the first one back.
+    fn may_press(id: &str, port: &RootPort) -> Result<(), SlotError> {
+        if port.unplug_asked() {
+            return Err(SlotError::AlreadyUnplugging(id.to_owned()));
+        }
+        if port.power_indicator() == PowerIndicator::Blinking {
+            return Err(SlotError::GuestBusy);
+        }
+        Ok(())
+    }
+
     /// Asks the guest to let go of a function (all of its slot goes together). It has let go when the listener
     /// hears so, which may be before this returns if the slot has no power.
     ///
@@ -83,12 +106,7 @@ impl Hotplug {
                 self.acpi.inject_down(&bus);
             }
             SlotDriver::Native => {
-                if port.unplug_asked() {
-                    return Err(SlotError::AlreadyUnplugging(id.to_owned()));
-                }
-                if port.power_indicator() == PowerIndicator::Blinking {
-                    return Err(SlotError::GuestBusy);
-                }
+                Self::may_press(id, &port)?;
                 self.root.set_unplug_asked(&bus, true);
                 if port.powered() {
                     port.press_button();

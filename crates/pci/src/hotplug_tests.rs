@@ -407,13 +407,23 @@ fn native_slot_refuses_while_busy_and_calls_off() {
     slot.start_driver();
     rig.hotplug.plug("rp1", 0, function("x", nic())).unwrap();
     slot.blink();
-    assert_eq!(
-        rig.hotplug.request_unplug("x").unwrap_err().to_string(),
-        "Hot-unplug failed: guest is busy (power indicator blinking)"
-    );
+    for refused in [
+        rig.hotplug.may_request_unplug("x"),
+        rig.hotplug.request_unplug("x"),
+    ] {
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "Hot-unplug failed: guest is busy (power indicator blinking)"
+        );
+    }
     slot.power_on();
     slot.events();
+    rig.hotplug.may_request_unplug("x").unwrap();
     rig.hotplug.request_unplug("x").unwrap();
+    assert_eq!(
+        rig.hotplug.may_request_unplug("x").unwrap_err().to_string(),
+        "Device x is already in the process of unplug"
+    );
     slot.events();
     slot.blink();
     assert_eq!(

@@ -93,6 +93,22 @@ impl RootComplex {
     }
 }
 
+impl BusSnapshot {
+    /// Adds a function that its guest has ejected and that the host keeps, to the bus `bus` below this one. Its regions are
+    /// nowhere. Nothing happens if there is no such bus, or somebody is in that place.
+    pub fn add_kept(&mut self, bus: &str, devfn: u8, function: &Function) {
+        let ports = self.functions.iter_mut();
+        let mut below = ports.filter_map(|port| port.bridge.as_mut().map(|bridge| &mut bridge.bus));
+        let Some(below) = below.find(|below| below.id == bus) else {
+            return;
+        };
+        let kept = function_snapshot(below.number, devfn, function, &|_, _| None);
+        if below.functions.iter().all(|there| there.bdf != kept.bdf) {
+            below.functions.push(kept);
+        }
+    }
+}
+
 fn bridge_snapshot(
     slotted: &Slotted,
     placed: &dyn Fn(&dyn PciDevice, usize) -> Option<u64>,

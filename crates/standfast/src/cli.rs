@@ -139,7 +139,7 @@ fn dashed(name: &str) -> String {
 }
 
 /// Keeps a message on one line, and short enough to read.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     const MOST: usize = 512;
     let mut line: String = text
         .chars()

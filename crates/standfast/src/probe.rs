@@ -30,6 +30,9 @@ pub fn run(config: VmConfig, startup: Startup, goodbye: Duration) -> anyhow::Res
     ));
     let mut monitors = Monitors::new(identity(), backend.clone(), events.clone())?;
     let endpoints = open_monitors(&config)?;
+    if let Some(qtest) = crate::run::open_qtest(&config)? {
+        qtest.serve_nothing()?;
+    }
     // Before anybody can ask: the first answer is as definite as the last.
     backend.start();
     for (wanted, endpoint) in endpoints {

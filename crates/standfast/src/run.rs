@@ -123,7 +123,7 @@ fn snapshot(board: &Board, recorder: &Recorder) -> metrics::Snapshot {
 }
 
 /// Opens what the client of `-qtest` talks on.
-fn open_qtest(config: &VmConfig) -> anyhow::Result<Option<qtest::Server>> {
+pub(crate) fn open_qtest(config: &VmConfig) -> anyhow::Result<Option<qtest::Server>> {
     let Some(wanted) = &config.qtest else {
         return Ok(None);
     };

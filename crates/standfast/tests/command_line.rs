@@ -258,6 +258,14 @@ fn one_line_for_each_wrong_command_line() {
             "-accel tcg: accelerator 'tcg' is not supported; use kvm",
         ),
         (
+            "-accel tcg,thread=multi -accel hvf",
+            "-accel tcg,thread=multi: accelerator 'tcg' is not supported; use kvm",
+        ),
+        (
+            "-accel tcg -accel nope",
+            "-accel nope: invalid accelerator nope; use kvm",
+        ),
+        (
             "-cpu Nehalem",
             "-cpu Nehalem: unable to find CPU model 'Nehalem'; use host: the guest gets the host's own processor",
         ),

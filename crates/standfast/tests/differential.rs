@@ -51,6 +51,16 @@ fn monitor() {
 }
 
 #[test]
+fn devices() {
+    group("device");
+}
+
+#[test]
+fn native_hotplug() {
+    group("native");
+}
+
+#[test]
 fn pairs() {
     group("pair");
 }
@@ -79,7 +89,7 @@ fn cancel_while_the_guest_ignores_the_request() {
 #[test]
 fn every_group_is_played() {
     let played = [
-        "boot", "monitor", "pair", "migrate", "cancel", "target", "slow",
+        "boot", "monitor", "device", "pair", "migrate", "cancel", "target", "native", "slow",
     ];
     assert!(GROUPS.iter().map(|group| group.name).eq(played));
     let scenarios: usize = GROUPS.iter().map(|group| group.scenarios.len()).sum();

@@ -280,3 +280,50 @@ fn without_s_it_runs_and_ends_with_status_0() {
     );
     assert_eq!(process.0.wait().unwrap().code(), Some(0));
 }
+
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It has ended by itself if all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// QEMU's own tests start even a machine that is none with a `-qtest` socket, and wait until it is connected.
+#[test]
+fn a_client_of_qtest_is_answered_where_there_is_no_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("qtest");
+    let listener = std::os::unix::net::UnixListener::bind(&at).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_standfast"))
+        .args(["-M", "none", "-accel", "qtest", "-nodefaults"])
+        .args(["-display", "none", "-qtest-log", "none", "-qtest"])
+        .arg(format!("unix:{}", at.display()))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let expected = [
+        ("endianness", "OK little"),
+        ("inb 0x80", "OK 0x00ff"),
+        ("readb 0x0", "OK 0x0000000000000000"),
+        ("writeb 0x0 0x1", "OK"),
+        ("irq_intercept_in ioapic", "FAIL Unknown device"),
+        ("nope", "FAIL Unknown command 'nope'"),
+    ];
+    for (command, answer) in expected {
+        writeln!(stream, "{command}").unwrap();
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), answer, "{command}");
+    }
+    let pid = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}

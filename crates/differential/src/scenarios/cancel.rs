@@ -5,131 +5,92 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{accepted, completed, events, look, plain_look};
-use crate::guest::Guest;
-use crate::intended::{AT_ONCE, CANCEL_ERROR, PARKED};
+use super::act::Act;
+use crate::intended::{AT_ONCE, CANCEL_ERROR, NOWHERE};
+use crate::machine::board;
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
-use crate::vmm::Vmm;
 
-/// Slow enough for a client to be in time while memory is sent.
-fn slowly(vmm: &mut Vmm, guest: &mut Guest) -> Result<()> {
-    guest.fill(32)?;
-    vmm.must("migrate-set-parameters", json!({"max-bandwidth": 1024}))
-        .map(drop)
-}
+const FILE: &str = "exec:cat > DIR/state";
 
 /// A machine whose migration waits for its guest.
-fn waiting(stage: &mut Stage) -> Result<(Vmm, Guest)> {
-    let uri = format!("exec:cat > {}", stage.text("state"));
-    let (mut vmm, guest) = accepted(stage, 1)?;
-    events(&mut vmm)?;
-    vmm.ask("migrate", json!({"uri": uri}))?;
-    vmm.wait("MIGRATION wait-unplug")?;
-    Ok((vmm, guest))
+fn waiting(stage: &mut Stage) -> Result<Act> {
+    Act::pairs(stage, 1)?.events()?.migrate_and_wait(FILE)
+}
+
+/// One that sends memory, for long enough.
+fn sending(stage: &mut Stage) -> Result<Act> {
+    Act::pairs(stage, 1)?
+        .events()?
+        .slowly()?
+        .migrate_and_wait(FILE)?
+        .eject(1)?
+        .wait("MIGRATION active")
 }
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     row!("cancel-setup", "before the connection is made", |stage| {
-        let silent = stage.silent_port()?;
-        let (mut vmm, _guest) = accepted(stage, 1)?;
-        events(&mut vmm)?;
-        vmm.ask(
-            "migrate",
-            json!({"uri": format!("tcp:127.0.0.1:{}", silent.port())}),
-        )?;
-        look(&mut vmm)?;
-        vmm.set_off("migrate_cancel", Value::Null)?;
-        vmm.wait("MIGRATION cancelled")?;
-        look(&mut vmm)?;
-        vmm.finish()
+        let uri = format!("tcp:127.0.0.1:{}", stage.silent_port()?.port());
+        Act::pairs(stage, 1)?
+            .events()?
+            .migrate(&uri)?
+            .look()?
+            .cancel()?
+            .look()?
+            .finish()
     }),
     row!(
         "cancel-wait-unplug",
         "while the guest is waited for, and the guest ejects then",
         |stage| {
-            let (mut vmm, mut guest) = waiting(stage)?;
-            vmm.set_off("migrate_cancel", Value::Null)?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION cancelled")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            waiting(stage)?
+                .set_off("migrate_cancel", Value::Null)?
+                .eject(1)?
+                .wait("MIGRATION cancelled")?
+                .look()?
+                .finish()
         }
     ),
-    row!(
-        "cancel-active",
-        "while memory is sent",
-        |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            slowly(&mut vmm, &mut guest)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION active")?;
-            look(&mut vmm)?;
-            vmm.set_off("migrate_cancel", Value::Null)?;
-            vmm.wait("MIGRATION cancelled")?;
-            look(&mut vmm)?;
-            vmm.finish()
-        },
-        &[PARKED]
-    ),
+    row!("cancel-active", "while memory is sent", |stage| {
+        sending(stage)?.look()?.cancel()?.look()?.finish()
+    }),
     row!("cancel-active-plain", "the same without a pair", |stage| {
-        let uri = format!("exec:cat > {}", stage.text("state"));
-        let mut vmm = stage.start("vm", &crate::machine::board(1))?;
-        let mut guest = Guest::boot(&mut vmm)?;
-        events(&mut vmm)?;
-        slowly(&mut vmm, &mut guest)?;
-        vmm.ask("migrate", json!({"uri": uri}))?;
-        vmm.wait("MIGRATION active")?;
-        plain_look(&mut vmm)?;
-        vmm.set_off("migrate_cancel", Value::Null)?;
-        vmm.wait("MIGRATION cancelled")?;
-        plain_look(&mut vmm)?;
-        vmm.finish()
+        Act::boot(stage, "vm", &board(1))?
+            .events()?
+            .slowly()?
+            .migrate(FILE)?
+            .wait("MIGRATION active")?
+            .plain_look()?
+            .cancel()?
+            .plain_look()?
+            .finish()
     }),
     row!(
         "cancel-stopped-meanwhile",
         "a machine that was stopped while memory was sent",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            slowly(&mut vmm, &mut guest)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION active")?;
-            vmm.ask("stop", Value::Null)?;
-            vmm.set_off("migrate_cancel", Value::Null)?;
-            vmm.wait("MIGRATION cancelled")?;
-            plain_look(&mut vmm)?;
-            vmm.ask("cont", Value::Null)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            sending(stage)?
+                .ask("stop", Value::Null)?
+                .cancel()?
+                .plain_look()?
+                .ask("cont", Value::Null)?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "cancel-pre-switchover",
         "while the switch-over waits for migrate-continue",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask(
-                "migrate-set-capabilities",
-                json!({"capabilities": [{"capability": "pause-before-switchover", "state": true}]}),
-            )?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION pre-switchover")?;
-            vmm.set_off("migrate_cancel", Value::Null)?;
-            vmm.wait("MIGRATION cancelled")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .events()?
+                .capability("pause-before-switchover")?
+                .migrate_and_wait(FILE)?
+                .eject(1)?
+                .wait("MIGRATION pre-switchover")?
+                .cancel()?
+                .look()?
+                .finish()
         },
         &[CANCEL_ERROR]
     ),
@@ -137,31 +98,58 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "cancel-and-migrate",
         "a second migration after a cancelled one",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("again"));
-            let (mut vmm, mut guest) = waiting(stage)?;
-            vmm.set_off("migrate_cancel", Value::Null)?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION cancelled")?;
-            guest.enumerate()?;
-            vmm.step("again");
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            plain_look(&mut vmm)?;
-            vmm.finish()
+            waiting(stage)?
+                .set_off("migrate_cancel", Value::Null)?
+                .eject(1)?
+                .wait("MIGRATION cancelled")?
+                .enumerate()?
+                .step("again")
+                .migrate_all("exec:cat > DIR/again")?
+                .plain_look()?
+                .finish()
         },
-        &[PARKED]
+        &[NOWHERE]
     ),
     row!("cancel-twice", "migrate_cancel again and again", |stage| {
-        let (mut vmm, mut guest) = waiting(stage)?;
-        vmm.set_off("migrate_cancel", Value::Null)?;
-        guest.eject(1)?;
-        vmm.wait("MIGRATION cancelled")?;
-        vmm.set_off("migrate_cancel", Value::Null)?;
-        vmm.ask("query-migrate", Value::Null)?;
-        vmm.finish()
+        waiting(stage)?
+            .set_off("migrate_cancel", Value::Null)?
+            .eject(1)?
+            .wait("MIGRATION cancelled")?
+            .set_off("migrate_cancel", Value::Null)?
+            .ask("query-migrate", Value::Null)?
+            .finish()
     }),
+    row!(
+        "cancel-and-delete",
+        "device_del of the primary after it, and device_add again",
+        |stage| {
+            waiting(stage)?
+                .set_off("migrate_cancel", Value::Null)?
+                .eject(1)?
+                .wait("MIGRATION cancelled")?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .eject(1)?
+                .wait("DEVICE_DELETED primary0")?
+                .ask("device_add", crate::machine::add_primary(0))?
+                .look()?
+                .finish()
+        }
+    ),
+    row!(
+        "cancel-several",
+        "two pairs, of which the guest ejected one before",
+        |stage| {
+            Act::pairs(stage, 2)?
+                .events()?
+                .migrate_and_wait(FILE)?
+                .eject(1)?
+                .set_off("migrate_cancel", Value::Null)?
+                .eject(3)?
+                .wait("MIGRATION cancelled")?
+                .look()?
+                .finish()
+        }
+    ),
 ];
 
 /// What takes QEMU half a minute.
@@ -169,11 +157,11 @@ pub(super) const SLOW: &[Scenario] = &[row!(
     "cancel-ignored",
     "while the guest is waited for, and it never ejects",
     |stage| {
-        let (mut vmm, _guest) = waiting(stage)?;
-        vmm.set_off("migrate_cancel", Value::Null)?;
-        vmm.wait_within(&["MIGRATION cancelled"], Duration::from_secs(45))?;
-        look(&mut vmm)?;
-        vmm.finish()
+        waiting(stage)?
+            .set_off("migrate_cancel", Value::Null)?
+            .wait_within("MIGRATION cancelled", Duration::from_secs(45))?
+            .look()?
+            .finish()
     },
     &[AT_ONCE]
 )];

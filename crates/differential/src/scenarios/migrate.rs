@@ -1,310 +1,304 @@
 //! Outgoing migration: to a file and to a process, and what is asked and refused meanwhile.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{accepted, completed, eject_primaries, events, look, plain_look};
-use crate::guest::Guest;
-use crate::intended::{LOGGED, MIGRATING, PARKED, PAUSED};
-use crate::machine::{add_primary, board, mac, pairs, standby, words};
+use super::act::Act;
+use crate::intended::{EXIT_STATUS, MIGRATING, PAUSED};
+use crate::machine::{add_primary, board, pairs, plain_nic, standby};
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
-use crate::vmm::Vmm;
 
-/// A migration of `count` accepted pairs to `uri`, in which DIR is the stage's folder, looked at at each step.
+const FILE: &str = "exec:cat > DIR/state";
+
+/// A migration of `count` accepted pairs, looked at at each step.
 fn out(stage: &mut Stage, count: usize, uri: &str) -> Result<()> {
-    let uri = uri.replace("DIR", &stage.text(""));
-    let (mut vmm, mut guest) = accepted(stage, count)?;
-    events(&mut vmm)?;
-    vmm.step("migrate");
-    vmm.ask("migrate", json!({"uri": uri}))?;
-    vmm.wait("MIGRATION wait-unplug")?;
-    look(&mut vmm)?;
-    vmm.step("the guest ejects");
-    eject_primaries(&mut guest, count)?;
-    completed(&mut vmm)?;
-    look(&mut vmm)?;
-    vmm.finish()
+    Act::pairs(stage, count)?
+        .events()?
+        .step("migrate")
+        .migrate_and_wait(uri)?
+        .look()?
+        .step("the guest ejects")
+        .eject_primaries()?
+        .completed()?
+        .look()?
+        .finish()
 }
 
 /// The same for a machine in which no guest has to let go of anything.
-fn out_plain(
-    stage: &mut Stage,
-    line: &[String],
-    prepare: fn(&mut Vmm) -> Result<()>,
-) -> Result<()> {
-    let uri = format!("exec:cat > {}", stage.text("state"));
-    let mut vmm = stage.start("vm", line)?;
-    prepare(&mut vmm)?;
-    events(&mut vmm)?;
-    vmm.step("migrate");
-    vmm.ask("migrate", json!({"uri": uri}))?;
-    completed(&mut vmm)?;
-    look(&mut vmm)?;
-    vmm.finish()
+fn out_plain(act: Act) -> Result<()> {
+    act.events()?
+        .step("migrate")
+        .migrate(FILE)?
+        .completed()?
+        .look()?
+        .finish()
+}
+
+/// A migration of a pair that comes to nothing.
+fn failed(stage: &mut Stage, uri: &str) -> Result<()> {
+    Act::pairs(stage, 1)?
+        .events()?
+        .migrate(uri)?
+        .wait("MIGRATION failed")?
+        .look()?
+        .finish()
 }
 
 pub(super) const SCENARIOS: &[Scenario] = &[
+    row!("migrate-exec", "a pair, to a file by exec:", |stage| out(
+        stage, 1, FILE
+    )),
     row!(
-        "migrate-exec",
-        "a pair, to a file by exec:",
-        |stage| out(stage, 1, "exec:cat > DIR/state"),
-        &[PARKED]
+        "migrate-exec-blanks",
+        "the same, with blanks that count in the command",
+        |stage| out(stage, 1, "exec:cat  >  'DIR/two  blanks'")
+    ),
+    row!("migrate-file", "a pair, to a file by file:", |stage| out(
+        stage,
+        1,
+        "file:DIR/state"
+    )),
+    row!(
+        "migrate-file-offset",
+        "a pair, into a file that has something before it",
+        |stage| out(stage, 1, "file:DIR/state,offset=0x1000")
     ),
     row!(
-        "migrate-file",
-        "a pair, to a file by file:",
-        |stage| out(stage, 1, "file:DIR/state"),
-        &[PARKED]
+        "migrate-fd",
+        "a pair, to a descriptor that was handed over",
+        |stage| {
+            let mut sink = std::process::Command::new("cat")
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null())
+                .spawn()?;
+            let pipe = sink.stdin.take().context("cat has no input")?;
+            Act::pairs(stage, 1)?
+                .events()?
+                .hand_over("out", pipe.into())?
+                .migrate_all("fd:out")?
+                .look()?
+                .finish()?;
+            sink.wait()?;
+            Ok(())
+        }
     ),
-    row!(
-        "migrate-two",
-        "two pairs, to a file",
-        |stage| out(stage, 2, "exec:cat > DIR/state"),
-        &[PARKED]
-    ),
-    row!(
-        "migrate-three",
-        "three pairs, to a file",
-        |stage| out(stage, 3, "exec:cat > DIR/state"),
-        &[PARKED]
-    ),
-    row!(
-        "migrate-eight",
-        "eight pairs, to a file",
-        |stage| out(stage, 8, "file:DIR/state"),
-        &[PARKED]
-    ),
+    row!("migrate-two", "two pairs, to a file", |stage| out(
+        stage, 2, FILE
+    )),
+    row!("migrate-three", "three pairs, to a file", |stage| out(
+        stage, 3, FILE
+    )),
+    row!("migrate-eight", "eight pairs, to a file", |stage| out(
+        stage,
+        8,
+        "file:DIR/state"
+    )),
     row!("migrate-no-nic", "a machine without a pair", |stage| {
-        out_plain(stage, &board(1), |_| Ok(()))
+        out_plain(Act::start(stage, "vm", &board(1))?)
     }),
     row!(
         "migrate-standby-alone",
         "a standby whose primary never came",
-        |stage| {
-            out_plain(stage, &[board(2), standby(0)].concat(), |vmm| {
-                let mut guest = Guest::boot(vmm)?;
-                guest.accept(0)?;
-                vmm.wait("FAILOVER_NEGOTIATED").map(drop)
-            })
-        }
+        |stage| { out_plain(Act::boot(stage, "vm", &[board(2), standby(0)].concat())?.accept(0)?) }
     ),
     row!(
         "migrate-hidden",
         "a pair that no guest has accepted",
-        |stage| { out_plain(stage, &pairs(1), |_| Ok(())) }
+        |stage| { out_plain(Act::start(stage, "vm", &pairs(1))?) }
     ),
     row!(
         "migrate-refused-standby",
         "a pair whose guest did not accept",
-        |stage| { out_plain(stage, &pairs(1), |vmm| Guest::boot(vmm)?.refuse(0)) }
+        |stage| {
+            out_plain(Act::boot(stage, "vm", &pairs(1))?.guest_does(|guest| guest.refuse(0))?)
+        }
     ),
     row!(
         "migrate-failover-off",
         "a standby with failover=off",
         |stage| {
-            let mut line = board(2);
-            line.extend(words(&format!(
-                "-device virtio-net-pci,id=standby0,bus=root0,romfile=,mac={}",
-                mac(0)
-            )));
-            out_plain(stage, &line, |vmm| Guest::boot(vmm)?.accept(0))
+            out_plain(
+                Act::boot(stage, "vm", &[board(2), plain_nic(0)].concat())?
+                    .guest_does(|guest| guest.accept(0))?,
+            )
         }
     ),
     row!(
         "migrate-after-del",
         "a pair whose primary was deleted",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            guest.eject(1)?;
-            vmm.wait("DEVICE_DELETED primary0")?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            completed(&mut vmm)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .events()?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .eject(1)?
+                .wait("DEVICE_DELETED primary0")?
+                .migrate(FILE)?
+                .completed()?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "migrate-added-late",
         "a pair whose primary came by the monitor",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let mut vmm = stage.start("vm", &[board(2), standby(0)].concat())?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            vmm.ask("device_add", add_primary(0))?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            look(&mut vmm)?;
-            vmm.finish()
-        },
-        &[PARKED]
+            Act::boot(stage, "vm", &[board(2), standby(0)].concat())?
+                .accept(0)?
+                .ask("device_add", add_primary(0))?
+                .events()?
+                .migrate_all(FILE)?
+                .look()?
+                .finish()
+        }
     ),
     row!(
         "migrate-partly",
         "two pairs, of which the guest accepted one",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let mut vmm = stage.start("vm", &pairs(2))?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(2)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            vmm.ask("query-pci", Value::Null)?;
-            guest.eject(3)?;
-            completed(&mut vmm)?;
-            vmm.ask("query-pci", Value::Null)?;
-            vmm.finish()
-        },
-        &[PARKED]
+            Act::boot(stage, "vm", &pairs(2))?
+                .accept(2)?
+                .events()?
+                .migrate_and_wait(FILE)?
+                .ask("query-pci", Value::Null)?
+                .eject_primaries()?
+                .completed()?
+                .ask("query-pci", Value::Null)?
+                .finish()
+        }
     ),
     row!(
         "migrate-refusals",
         "what is refused while the guest is waited for, and after",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.ask(
-                "migrate-set-capabilities",
-                json!({"capabilities": [{"capability": "events", "state": true}]}),
-            )?;
-            vmm.ask(
-                "device_add",
-                json!({"driver": "virtio-rng-pci", "id": "x", "bus": "root1"}),
-            )?;
-            vmm.ask("device_add", add_primary(0))?;
-            vmm.ask("device_del", json!({"id": "standby0"}))?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.ask("device_del", json!({"id": "nope"}))?;
-            vmm.ask("migrate-incoming", json!({"uri": uri}))?;
-            vmm.ask("migrate-continue", json!({"state": "pre-switchover"}))?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            vmm.step("completed");
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.ask("migrate-incoming", json!({"uri": uri}))?;
-            vmm.ask("migrate_cancel", Value::Null)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.ask("query-status", Value::Null)?;
-            vmm.finish()
+            let to = || json!({"uri": FILE});
+            Act::pairs(stage, 1)?
+                .events()?
+                .migrate_and_wait(FILE)?
+                .ask_all(&[
+                    ("migrate", to()),
+                    (
+                        "migrate-set-capabilities",
+                        json!({"capabilities": [{"capability": "events", "state": true}]}),
+                    ),
+                    (
+                        "device_add",
+                        json!({"driver": "virtio-rng-pci", "id": "x", "bus": "root1"}),
+                    ),
+                    ("device_add", add_primary(0)),
+                    ("device_del", json!({"id": "standby0"})),
+                    ("device_del", json!({"id": "primary0"})),
+                    ("device_del", json!({"id": "nope"})),
+                    ("migrate-incoming", to()),
+                    ("migrate-continue", json!({"state": "pre-switchover"})),
+                ])?
+                .eject(1)?
+                .completed()?
+                .step("completed")
+                .ask_all(&[
+                    ("migrate", to()),
+                    ("migrate-incoming", to()),
+                    ("migrate_cancel", Value::Null),
+                    ("device_del", json!({"id": "primary0"})),
+                    ("query-status", Value::Null),
+                ])?
+                .finish()
         },
         &[MIGRATING]
     ),
     row!(
         "migrate-failed-connection",
         "nobody listens there",
-        |stage| {
-            let uri = format!("unix:{}", stage.text("nobody"));
-            let (mut vmm, _guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION failed")?;
-            look(&mut vmm)?;
-            vmm.finish()
-        }
+        |stage| failed(stage, "unix:DIR/nobody")
+    ),
+    row!(
+        "migrate-failed-tcp",
+        "nobody listens at that port",
+        |stage| failed(stage, "tcp:127.0.0.1:1")
     ),
     row!(
         "migrate-failed-file",
         "a file that cannot be made",
         |stage| {
-            let uri = format!("file:{}", stage.text("no/such/folder"));
-            let (mut vmm, _guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .events()?
+                .migrate("file:DIR/no/such/folder")?
+                .look()?
+                .finish()
+        }
+    ),
+    row!(
+        "migrate-exec-status",
+        "a command that takes everything, and ends badly",
+        |stage| {
+            Act::start(stage, "vm", &board(1))?
+                .events()?
+                .migrate("exec:cat > /dev/null; exit 3")?
+                .wait_any(&["MIGRATION completed", "MIGRATION failed"])?
+                .finish()
         },
-        &[LOGGED]
+        &[EXIT_STATUS]
     ),
     row!(
         "migrate-again",
         "a second migration after a failed connection",
         |stage| {
-            let (nobody, file) = (stage.text("nobody"), stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": format!("unix:{nobody}")}))?;
-            vmm.wait("MIGRATION failed")?;
-            vmm.step("again");
-            vmm.ask("migrate", json!({"uri": format!("file:{file}")}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            look(&mut vmm)?;
-            vmm.finish()
-        },
-        &[PARKED]
+            Act::pairs(stage, 1)?
+                .events()?
+                .migrate("unix:DIR/nobody")?
+                .wait("MIGRATION failed")?
+                .step("again")
+                .migrate_all("file:DIR/state")?
+                .look()?
+                .finish()
+        }
     ),
     row!(
         "migrate-cont",
         "cont on the source after completed",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            vmm.step("cont");
-            vmm.ask("cont", Value::Null)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .events()?
+                .migrate_all(FILE)?
+                .step("cont")
+                .ask("cont", Value::Null)?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "migrate-cont-plain",
         "the same without a pair, and a second migration",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let mut vmm = stage.start("vm", &board(1))?;
-            events(&mut vmm)?;
+            let mut act = Act::start(stage, "vm", &board(1))?.events()?;
             for round in ["first", "second"] {
-                vmm.step(round);
-                vmm.ask("migrate", json!({"uri": uri}))?;
-                completed(&mut vmm)?;
-                vmm.ask("migrate", json!({"uri": uri}))?;
-                vmm.ask("cont", Value::Null)?;
-                plain_look(&mut vmm)?;
+                act = act
+                    .step(round)
+                    .migrate(FILE)?
+                    .completed()?
+                    .migrate(FILE)?
+                    .ask("cont", Value::Null)?
+                    .plain_look()?;
             }
-            vmm.finish()
+            act.finish()
         }
     ),
     row!(
         "migrate-stopped-plain",
         "a stopped machine without a pair",
-        |stage| {
-            out_plain(stage, &board(1), |vmm| {
-                vmm.ask("stop", Value::Null).map(drop)
-            })
-        }
+        |stage| out_plain(Act::start(stage, "vm", &board(1))?.ask("stop", Value::Null)?)
     ),
     row!(
         "migrate-stopped",
         "a stopped machine with its primary plugged",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, _guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("stop", Value::Null)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
             // Nothing more comes of QEMU's.
-            vmm.ask("query-status", Value::Null)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .events()?
+                .ask("stop", Value::Null)?
+                .migrate_and_wait(FILE)?
+                .ask("query-status", Value::Null)?
+                .finish()
         },
         &[PAUSED]
     ),
@@ -312,44 +306,54 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "migrate-stop-meanwhile",
         "stop and cont while the guest is waited for",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            vmm.ask("stop", Value::Null)?;
-            plain_look(&mut vmm)?;
-            vmm.ask("cont", Value::Null)?;
-            plain_look(&mut vmm)?;
-            guest.eject(1)?;
-            completed(&mut vmm)?;
-            plain_look(&mut vmm)?;
-            vmm.finish()
-        },
-        &[PARKED]
+            Act::pairs(stage, 1)?
+                .events()?
+                .migrate_and_wait(FILE)?
+                .ask("stop", Value::Null)?
+                .plain_look()?
+                .ask("cont", Value::Null)?
+                .plain_look()?
+                .eject(1)?
+                .completed()?
+                .plain_look()?
+                .finish()
+        }
+    ),
+    row!(
+        "migrate-stop-while-sent",
+        "stop while memory is sent: it arrives stopped, and so it stays here",
+        |stage| {
+            Act::pairs(stage, 1)?
+                .events()?
+                .slowly()?
+                .migrate_and_wait(FILE)?
+                .eject(1)?
+                .wait("MIGRATION active")?
+                .ask("stop", Value::Null)?
+                .ask("migrate-set-parameters", json!({"max-bandwidth": 0}))?
+                .completed()?
+                .plain_look()?
+                .ask("cont", Value::Null)?
+                .look()?
+                .finish()
+        }
     ),
     row!(
         "migrate-pause-before-switchover",
         "the switch-over waits for migrate-continue",
         |stage| {
-            let uri = format!("exec:cat > {}", stage.text("state"));
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            events(&mut vmm)?;
-            vmm.ask(
-                "migrate-set-capabilities",
-                json!({"capabilities": [{"capability": "pause-before-switchover", "state": true}]}),
-            )?;
-            vmm.ask("migrate", json!({"uri": uri}))?;
-            vmm.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            vmm.wait("MIGRATION pre-switchover")?;
-            look(&mut vmm)?;
-            vmm.ask("migrate-continue", json!({"state": "device"}))?;
-            vmm.set_off("migrate-continue", json!({"state": "pre-switchover"}))?;
-            completed(&mut vmm)?;
-            vmm.ask("query-migrate", Value::Null)?;
-            vmm.finish()
-        },
-        &[PARKED]
+            Act::pairs(stage, 1)?
+                .events()?
+                .capability("pause-before-switchover")?
+                .migrate_and_wait(FILE)?
+                .eject(1)?
+                .wait("MIGRATION pre-switchover")?
+                .look()?
+                .ask("migrate-continue", json!({"state": "device"}))?
+                .set_off("migrate-continue", json!({"state": "pre-switchover"}))?
+                .completed()?
+                .ask("query-migrate", Value::Null)?
+                .finish()
+        }
     ),
 ];

@@ -1,17 +1,20 @@
 //! The scenarios, by what they are about.
 
+mod act;
 mod boot;
 mod cancel;
+mod device;
 mod migrate;
 mod monitor;
+mod native;
 mod pair;
 mod target;
 
+use act::Act;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::guest::Guest;
-use crate::machine::pairs;
+use crate::machine::{board, standby, words};
 use crate::scenario::Scenario;
 use crate::stage::Stage;
 use crate::vmm::Vmm;
@@ -35,6 +38,10 @@ pub const GROUPS: &[Group] = &[
         scenarios: monitor::SCENARIOS,
     },
     Group {
+        name: "device",
+        scenarios: device::SCENARIOS,
+    },
+    Group {
         name: "pair",
         scenarios: pair::SCENARIOS,
     },
@@ -49,6 +56,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "target",
         scenarios: target::SCENARIOS,
+    },
+    Group {
+        name: "native",
+        scenarios: native::SCENARIOS,
     },
     Group {
         name: "slow",
@@ -84,34 +95,17 @@ fn plain_look(vmm: &mut Vmm) -> Result<()> {
     Ok(())
 }
 
-/// A running machine with this many pairs, all of them accepted.
-fn accepted(stage: &mut Stage, count: usize) -> Result<(Vmm, Guest)> {
-    accepted_as(stage, "vm", count)
-}
-
-/// The same in another part than `vm`.
-fn accepted_as(stage: &mut Stage, part: &str, count: usize) -> Result<(Vmm, Guest)> {
-    let mut vmm = stage.start(part, &pairs(count))?;
-    let mut guest = Guest::boot(&mut vmm)?;
-    for pair in 0..count {
-        guest.accept(2 * pair)?;
-        vmm.wait("FAILOVER_NEGOTIATED")?;
-    }
-    Ok((vmm, guest))
-}
-
-/// The guest lets go of all primaries, in the order of their ports.
-fn eject_primaries(guest: &mut Guest, count: usize) -> Result<()> {
-    (0..count).try_for_each(|pair| guest.eject(2 * pair + 1).map(drop))
-}
-
-/// Has a migration's states told.
-fn events(vmm: &mut Vmm) -> Result<()> {
-    vmm.must(
-        "migrate-set-capabilities",
-        json!({"capabilities": [{"capability": "events", "state": true}]}),
+/// A stopped machine with a standby at the first of three ports is asked, in this order.
+fn ask(stage: &mut Stage, commands: &[(&str, Value)]) -> Result<()> {
+    asked(
+        stage,
+        &[board(3), standby(0), words("-S")].concat(),
+        commands,
     )
-    .map(drop)
+}
+
+fn asked(stage: &mut Stage, line: &[String], commands: &[(&str, Value)]) -> Result<()> {
+    Act::start(stage, "vm", line)?.ask_all(commands)?.finish()
 }
 
 /// Waits until the primary of a pair is in its slot: on a target that may be after the guest has gone on.

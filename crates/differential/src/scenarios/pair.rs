@@ -3,54 +3,61 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{accepted, look};
-use crate::guest::Guest;
-use crate::intended::{DANGLING, HIDDEN, ONCE, OTHER_ID, RESET};
-use crate::machine::{add_primary, add_standby, board, pairs, primary, standby, words};
+use super::act::Act;
+use crate::intended::{DANGLING, HIDDEN, ONCE, OTHER_ID, RESET, UNASKED};
+use crate::machine::{
+    add_primary, add_standby, board, pairs, plain_nic, primary, standby, with, words,
+};
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
-use crate::vmm::Vmm;
 
 /// Several pairs, looked at.
 fn several(stage: &mut Stage, count: usize) -> Result<()> {
-    let (mut vmm, _guest) = accepted(stage, count)?;
-    vmm.ask("query-pci", Value::Null)?;
-    vmm.ask("qom-list", json!({"path": "/machine/peripheral"}))?;
-    vmm.finish()
+    Act::pairs(stage, count)?
+        .ask("query-pci", Value::Null)?
+        .ask("qom-list", json!({"path": "/machine/peripheral"}))?
+        .finish()
 }
 
-/// What the guest sees of the port's slot.
-fn guest_looks(vmm: &mut Vmm, guest: &mut Guest, port: usize) -> Result<()> {
-    let seen = guest.identity(port)?;
-    vmm.saw("guest sees", json!({"port": port, "function": seen}));
-    Ok(())
+/// Both devices by the monitor, in this order, and the guest accepts.
+fn hotplugged(act: Act, devices: [Value; 2]) -> Result<()> {
+    let [first, second] = devices;
+    act.ask("device_add", first)?
+        .ask("device_add", second)?
+        .enumerate()?
+        .accept(0)?
+        .look()?
+        .finish()
+}
+
+/// `device_del`, and the guest ejects.
+fn delete(act: Act, id: &str, port: usize) -> Result<Act> {
+    act.ask("device_del", json!({"id": id}))?
+        .eject(port)?
+        .wait(&format!("DEVICE_DELETED {id}"))
 }
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     row!("pair-accepted", "the guest accepts STANDBY", |stage| {
-        let (mut vmm, mut guest) = accepted(stage, 1)?;
-        look(&mut vmm)?;
-        guest_looks(&mut vmm, &mut guest, 1)?;
-        vmm.finish()
+        Act::pairs(stage, 1)?.look()?.guest_looks(1)?.finish()
     }),
     row!("pair-refused", "the guest does not accept it", |stage| {
-        let mut vmm = stage.start("vm", &pairs(1))?;
-        let mut guest = Guest::boot(&mut vmm)?;
-        guest.refuse(0)?;
-        look(&mut vmm)?;
-        guest_looks(&mut vmm, &mut guest, 1)?;
-        vmm.finish()
+        Act::boot(stage, "vm", &pairs(1))?
+            .guest_does(|guest| guest.refuse(0))?
+            .look()?
+            .guest_looks(1)?
+            .finish()
     }),
     row!(
         "pair-accepted-again",
         "the driver is loaded anew",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            guest.reset(0)?;
-            look(&mut vmm)?;
-            guest.accept(0)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .guest_does(|guest| guest.reset(0))?
+                .look()?
+                .guest_does(|guest| guest.accept(0))?
+                .look()?
+                .finish()
         },
         &[ONCE]
     ),
@@ -58,11 +65,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "pair-refused-later",
         "a driver that does not accept follows one that did",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            guest.reset(0)?;
-            guest.refuse(0)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .guest_does(|guest| guest.reset(0))?
+                .guest_does(|guest| guest.refuse(0))?
+                .look()?
+                .finish()
         },
         &[ONCE]
     ),
@@ -70,14 +77,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "pair-guest-reset",
         "the machine is reset, and the guest accepts again",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            vmm.ask("system_reset", Value::Null)?;
-            look(&mut vmm)?;
-            guest.enumerate()?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .ask("system_reset", Value::Null)?
+                .look()?
+                .enumerate()?
+                .accept(0)?
+                .look()?
+                .finish()
         },
         &[ONCE, RESET]
     ),
@@ -85,14 +91,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "pair-primary-listed-first",
         "the primary before its standby on the command line",
         |stage| {
-            let line = [board(2), primary(0), standby(0)].concat();
-            let mut vmm = stage.start("vm", &line)?;
-            look(&mut vmm)?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::start(stage, "vm", &[board(2), primary(0), standby(0)].concat())?
+                .look()?
+                .guest_boots()?
+                .accept(0)?
+                .look()?
+                .finish()
         },
         &[HIDDEN]
     ),
@@ -100,14 +104,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "pair-mismatched-id",
         "the primary names another standby",
         |stage| {
-            let mut line = [board(2), standby(0)].concat();
-            line.extend(words("-device virtio-net-pci,id=primary0,bus=root1,romfile=,mac=52:54:00:00:00:01,failover_pair_id=nope"));
-            let mut vmm = stage.start("vm", &line)?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            let other = words(
+                "-device virtio-net-pci,id=primary0,bus=root1,romfile=,mac=52:54:00:00:00:01,failover_pair_id=nope",
+            );
+            Act::boot(stage, "vm", &[board(2), standby(0), other].concat())?
+                .accept(0)?
+                .look()?
+                .finish()
         },
         &[DANGLING]
     ),
@@ -115,16 +118,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "pair-failover-off",
         "the standby does not offer it",
         |stage| {
-            let mut line = board(2);
-            line.extend(words(
-                "-device virtio-net-pci,id=standby0,bus=root0,romfile=,mac=52:54:00:00:00:01",
-            ));
-            line.extend(primary(0));
-            let mut vmm = stage.start("vm", &line)?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(0)?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::boot(stage, "vm", &[board(2), plain_nic(0), primary(0)].concat())?
+                .guest_does(|guest| guest.accept(0))?
+                .look()?
+                .finish()
         },
         &[DANGLING]
     ),
@@ -132,74 +129,61 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     row!("pair-three", "three pairs", |stage| several(stage, 3)),
     row!("pair-eight", "eight pairs", |stage| several(stage, 8)),
     row!("pair-stop-cont", "stop and cont around it", |stage| {
-        let mut vmm = stage.start("vm", &pairs(1))?;
-        let mut guest = Guest::boot(&mut vmm)?;
-        vmm.ask("stop", Value::Null)?;
-        guest.accept(0)?;
-        vmm.wait("FAILOVER_NEGOTIATED")?;
-        look(&mut vmm)?;
-        vmm.ask("cont", Value::Null)?;
-        look(&mut vmm)?;
-        vmm.finish()
+        Act::boot(stage, "vm", &pairs(1))?
+            .ask("stop", Value::Null)?
+            .accept(0)?
+            .look()?
+            .ask("cont", Value::Null)?
+            .look()?
+            .finish()
     }),
     row!(
         "hotplug-primary-late",
         "the primary comes after the guest has accepted",
         |stage| {
-            let mut vmm = stage.start("vm", &[board(2), standby(0)].concat())?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.ask("device_add", add_primary(0))?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::boot(stage, "vm", &[board(2), standby(0)].concat())?
+                .accept(0)?
+                .look()?
+                .ask("device_add", add_primary(0))?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "hotplug-standby-first",
         "both by the monitor, the standby first, and the guest accepts",
         |stage| {
-            let mut vmm = stage.start("vm", &board(2))?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            vmm.ask("device_add", add_standby(0))?;
-            vmm.ask("device_add", add_primary(0))?;
-            guest.enumerate()?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            hotplugged(
+                Act::boot(stage, "vm", &board(2))?,
+                [add_standby(0), add_primary(0)],
+            )
         }
     ),
     row!(
         "hotplug-standby-alone",
         "the standby by the monitor, accepted before there is a primary",
         |stage| {
-            let mut vmm = stage.start("vm", &board(2))?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            vmm.ask("device_add", add_standby(0))?;
-            guest.enumerate()?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            vmm.ask("device_add", add_primary(0))?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::boot(stage, "vm", &board(2))?
+                .ask("device_add", add_standby(0))?
+                .enumerate()?
+                .accept(0)?
+                .ask("device_add", add_primary(0))?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "hotplug-primary-first",
         "both by the monitor, the primary first, and the guest accepts",
         |stage| {
-            let mut vmm = stage.start("vm", &board(2))?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            vmm.ask("device_add", add_primary(0))?;
-            look(&mut vmm)?;
-            vmm.ask("device_add", add_standby(0))?;
-            guest.enumerate()?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::boot(stage, "vm", &board(2))?
+                .ask("device_add", add_primary(0))?
+                .look()?
+                .ask("device_add", add_standby(0))?
+                .enumerate()?
+                .accept(0)?
+                .look()?
+                .finish()
         },
         &[DANGLING]
     ),
@@ -207,47 +191,47 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "hotplug-after-reset",
         "both by the monitor after a reset",
         |stage| {
-            let mut vmm = stage.start("vm", &board(2))?;
-            let mut guest = Guest::boot(&mut vmm)?;
-            vmm.ask("system_reset", Value::Null)?;
-            vmm.ask("device_add", add_standby(0))?;
-            vmm.ask("device_add", add_primary(0))?;
-            guest.enumerate()?;
-            guest.accept(0)?;
-            vmm.wait("FAILOVER_NEGOTIATED")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            let reset = Act::boot(stage, "vm", &board(2))?.ask("system_reset", Value::Null)?;
+            hotplugged(reset, [add_standby(0), add_primary(0)])
+        }
+    ),
+    row!(
+        "hotplug-stopped",
+        "both by the monitor while the machine is stopped",
+        |stage| {
+            Act::boot(stage, "vm", &board(2))?
+                .ask("stop", Value::Null)?
+                .ask("device_add", add_standby(0))?
+                .ask("device_add", add_primary(0))?
+                .ask("cont", Value::Null)?
+                .enumerate()?
+                .accept(0)?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "unplug-primary",
         "device_del of the primary, and device_add again",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            guest.eject(1)?;
-            vmm.wait("DEVICE_DELETED primary0")?;
-            look(&mut vmm)?;
-            vmm.ask("device_add", add_primary(0))?;
-            look(&mut vmm)?;
-            vmm.finish()
+            delete(Act::pairs(stage, 1)?, "primary0", 1)?
+                .look()?
+                .ask("device_add", add_primary(0))?
+                .look()?
+                .finish()
         }
     ),
     row!(
         "unplug-primary-other-id",
         "device_del of the primary, and another in its stead",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            guest.eject(1)?;
-            vmm.wait("DEVICE_DELETED primary0")?;
-            let mut other = add_primary(0);
-            if let Some(map) = other.as_object_mut() {
-                map.insert("id".into(), json!("primary9"));
-            }
-            vmm.ask("device_add", other)?;
-            vmm.ask("query-pci", Value::Null)?;
-            vmm.finish()
+            delete(Act::pairs(stage, 1)?, "primary0", 1)?
+                .ask(
+                    "device_add",
+                    with(add_primary(0), json!({"id": "primary9"})),
+                )?
+                .ask("query-pci", Value::Null)?
+                .finish()
         },
         &[OTHER_ID]
     ),
@@ -255,51 +239,50 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "unplug-primary-twice",
         "device_del twice before the guest ejects",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            look(&mut vmm)?;
-            guest.eject(1)?;
-            vmm.wait("DEVICE_DELETED primary0")?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.finish()
+            let act = Act::pairs(stage, 1)?.ask("device_del", json!({"id": "primary0"}))?;
+            let act = act
+                .ask("device_del", json!({"id": "primary0"}))?
+                .look()?
+                .eject(1)?;
+            act.wait("DEVICE_DELETED primary0")?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .finish()
         }
     ),
     row!("unplug-standby", "device_del of the standby", |stage| {
-        let (mut vmm, mut guest) = accepted(stage, 1)?;
-        vmm.ask("device_del", json!({"id": "standby0"}))?;
-        guest.eject(0)?;
-        vmm.wait("DEVICE_DELETED standby0")?;
-        look(&mut vmm)?;
-        vmm.finish()
+        delete(Act::pairs(stage, 1)?, "standby0", 0)?
+            .look()?
+            .finish()
     }),
     row!(
         "unplug-both",
         "device_del of the primary, then of the standby, then both again",
         |stage| {
-            let (mut vmm, mut guest) = accepted(stage, 1)?;
-            for (id, port) in [("primary0", 1), ("standby0", 0)] {
-                vmm.ask("device_del", json!({"id": id}))?;
-                guest.eject(port)?;
-                vmm.wait(&format!("DEVICE_DELETED {id}"))?;
-            }
-            look(&mut vmm)?;
-            vmm.ask("device_add", add_standby(0))?;
-            vmm.ask("device_add", add_primary(0))?;
-            look(&mut vmm)?;
-            vmm.finish()
+            let act = delete(Act::pairs(stage, 1)?, "primary0", 1)?;
+            delete(act, "standby0", 0)?
+                .look()?
+                .ask("device_add", add_standby(0))?
+                .ask("device_add", add_primary(0))?
+                .look()?
+                .finish()
         }
+    ),
+    row!(
+        "unplug-unasked",
+        "the guest ejects the primary by its own choice",
+        |stage| Act::pairs(stage, 1)?.eject(1)?.look()?.finish(),
+        &[UNASKED]
     ),
     row!(
         "unplug-while-reset",
         "device_del of the primary, and a reset before the guest ejects",
         |stage| {
-            let (mut vmm, _guest) = accepted(stage, 1)?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.set_off("system_reset", Value::Null)?;
-            vmm.wait("DEVICE_DELETED primary0")?;
-            look(&mut vmm)?;
-            vmm.finish()
+            Act::pairs(stage, 1)?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .set_off("system_reset", Value::Null)?
+                .wait("DEVICE_DELETED primary0")?
+                .look()?
+                .finish()
         }
     ),
 ];

@@ -1,66 +1,62 @@
-//! Incoming migration: from a process and from a file, and targets that do not fit.
+//! Incoming migration: from a process and from a file, there and back, and targets that do not fit.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{accepted_as, completed, eject_primaries, events, look, plain_look, until_back};
-use crate::guest::Guest;
-use crate::intended::{DELETE_HIDDEN, HIDDEN, LOAD_ERROR, NO_STATE};
-use crate::machine::{add_primary, board, mac, pairs, primary, standby, words};
+use super::act::Act;
+use crate::intended::{DELETE_HIDDEN, FRESH, HIDDEN, LOAD_ERROR, NO_STATE, NOTHING_BEGAN, NOWHERE};
+use crate::machine::{add_primary, board, pairs, plain_nic, primary, standby, words};
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
-use crate::vmm::Vmm;
 
-/// A target that waits for `migrate-incoming`.
-fn target(stage: &mut Stage, line: &[String]) -> Result<Vmm> {
-    let mut line = line.to_vec();
-    line.extend(words("-incoming defer"));
-    let mut vmm = stage.start("target", &line)?;
-    events(&mut vmm)?;
-    Ok(vmm)
+const CHANNEL: &str = "unix:DIR/channel";
+
+/// A machine that waits for `migrate-incoming`.
+fn waiting(stage: &mut Stage, part: &str, line: &[String]) -> Result<Act> {
+    let line = [line, &words("-incoming defer")].concat();
+    Act::start(stage, part, &line)?.events()
 }
 
-/// Migrates `count` accepted pairs to a target with this command line; both are returned once both have completed.
-fn to(stage: &mut Stage, count: usize, line: &[String]) -> Result<(Vmm, Vmm)> {
-    let uri = format!("unix:{}", stage.text("channel"));
-    let mut target = target(stage, line)?;
-    target.ask("migrate-incoming", json!({"uri": uri}))?;
-    let (mut source, mut guest) = accepted_as(stage, "source", count)?;
-    events(&mut source)?;
-    source.ask("migrate", json!({"uri": uri}))?;
-    source.wait("MIGRATION wait-unplug")?;
-    eject_primaries(&mut guest, count)?;
-    completed(&mut source)?;
-    target.wait("MIGRATION completed")?;
-    Ok((source, target))
+/// … and listens.
+fn listening(stage: &mut Stage, part: &str, line: &[String], uri: &str) -> Result<Act> {
+    waiting(stage, part, line)?.ask("migrate-incoming", json!({"uri": uri}))
+}
+
+/// A source with this many pairs sends them to a target that listens; both are returned once both have completed.
+fn deliver(stage: &mut Stage, count: usize, target: Act) -> Result<(Act, Act)> {
+    let source = Act::pairs_as(stage, "source", count)?
+        .events()?
+        .migrate_all(CHANNEL)?;
+    Ok((source, target.wait("MIGRATION completed")?))
+}
+
+/// Migrates `count` accepted pairs to a target with this command line.
+fn to(stage: &mut Stage, count: usize, line: &[String]) -> Result<(Act, Act)> {
+    let target = listening(stage, "target", line, CHANNEL)?;
+    deliver(stage, count, target)
 }
 
 /// The same, and both looked at.
 fn there(stage: &mut Stage, count: usize) -> Result<()> {
-    let (mut source, mut target) = to(stage, count, &pairs(count))?;
-    target.ask("query-status", Value::Null)?;
-    target.ask("query-migrate", Value::Null)?;
-    for pair in 0..count {
-        until_back(&mut target, pair)?;
-    }
-    look(&mut target)?;
-    source.ask("query-status", Value::Null)?;
-    source.ask("query-migrate", Value::Null)?;
-    source.finish()?;
+    let (source, target) = to(stage, count, &pairs(count))?;
+    let target = target
+        .ask("query-status", Value::Null)?
+        .ask("query-migrate", Value::Null)?;
+    let target = (0..count).try_fold(target, Act::until_back)?.look()?;
+    source
+        .ask("query-status", Value::Null)?
+        .ask("query-migrate", Value::Null)?
+        .finish()?;
     target.finish()
 }
 
 /// A source without a primary in use migrates to a target that must refuse it.
 fn refused(stage: &mut Stage, line: &[String]) -> Result<()> {
-    let uri = format!("unix:{}", stage.text("channel"));
-    let mut target = target(stage, line)?;
-    target.ask("migrate-incoming", json!({"uri": uri}))?;
-    let mut source = stage.start("source", &[board(2), standby(0)].concat())?;
-    let mut guest = Guest::boot(&mut source)?;
-    guest.accept(0)?;
-    source.wait("FAILOVER_NEGOTIATED")?;
-    events(&mut source)?;
-    source.ask("migrate", json!({"uri": uri}))?;
+    let target = listening(stage, "target", line, CHANNEL)?;
+    let source = Act::boot(stage, "source", &[board(2), standby(0)].concat())?
+        .accept(0)?
+        .events()?
+        .migrate(CHANNEL)?;
     // Whether QEMU's source hears of it is a matter of luck.
     target.conclude()?;
     source.abandon();
@@ -69,23 +65,15 @@ fn refused(stage: &mut Stage, line: &[String]) -> Result<()> {
 
 /// A file made by a source with one pair is loaded by a target.
 fn from_file(stage: &mut Stage, out: &str, back: &str) -> Result<()> {
-    let at = stage.text("state");
-    let (mut source, mut guest) = accepted_as(stage, "source", 1)?;
-    events(&mut source)?;
-    source.ask("migrate", json!({"uri": out.replace("FILE", &at)}))?;
-    source.wait("MIGRATION wait-unplug")?;
-    guest.eject(1)?;
-    completed(&mut source)?;
-    source.finish()?;
-    let mut target = target(stage, &pairs(1))?;
-    target.ask(
-        "migrate-incoming",
-        json!({"uri": back.replace("FILE", &at)}),
-    )?;
-    target.wait("MIGRATION completed")?;
-    until_back(&mut target, 0)?;
-    look(&mut target)?;
-    target.finish()
+    Act::pairs_as(stage, "source", 1)?
+        .events()?
+        .migrate_all(out)?
+        .finish()?;
+    listening(stage, "target", &pairs(1), back)?
+        .wait("MIGRATION completed")?
+        .until_back(0)?
+        .look()?
+        .finish()
 }
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -102,25 +90,33 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         stage, 8
     )),
     row!("target-exec", "a pair, from a file by exec:", |stage| {
-        from_file(stage, "exec:cat > FILE", "exec:cat FILE")
+        from_file(stage, "exec:cat > DIR/state", "exec:cat DIR/state")
     }),
+    row!(
+        "target-exec-blanks",
+        "the same, with blanks that count in the command",
+        |stage| from_file(stage, "exec:cat  >  'DIR/a  b'", "exec:cat  'DIR/a  b'")
+    ),
     row!("target-file", "a pair, from a file by file:", |stage| {
-        from_file(stage, "file:FILE", "file:FILE")
+        from_file(stage, "file:DIR/state", "file:DIR/state")
     }),
+    row!(
+        "target-file-offset",
+        "a pair, from the middle of a file",
+        |stage| {
+            from_file(
+                stage,
+                "file:DIR/state,offset=8192",
+                "file:DIR/state,offset=8192",
+            )
+        }
+    ),
     row!("target-uri", "-incoming with a URI", |stage| {
         let uri = format!("unix:{}", stage.text("channel"));
-        let line = [pairs(1), vec!["-incoming".into(), uri.clone()]].concat();
-        let mut target = stage.start("target", &line)?;
-        events(&mut target)?;
-        let (mut source, mut guest) = accepted_as(stage, "source", 1)?;
-        events(&mut source)?;
-        source.ask("migrate", json!({"uri": uri}))?;
-        source.wait("MIGRATION wait-unplug")?;
-        guest.eject(1)?;
-        completed(&mut source)?;
-        target.wait("MIGRATION completed")?;
-        until_back(&mut target, 0)?;
-        look(&mut target)?;
+        let line = [pairs(1), vec!["-incoming".into(), uri]].concat();
+        let target = Act::start(stage, "target", &line)?.events()?;
+        let (source, target) = deliver(stage, 1, target)?;
+        let target = target.until_back(0)?.look()?;
         source.finish()?;
         target.finish()
     }),
@@ -128,35 +124,94 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-stopped",
         "a target with -S, continued then",
         |stage| {
-            let line = [pairs(1), words("-S")].concat();
-            let (source, mut target) = to(stage, 1, &line)?;
-            target.ask("query-status", Value::Null)?;
-            target.ask("cont", Value::Null)?;
-            until_back(&mut target, 0)?;
-            look(&mut target)?;
+            let (source, target) = to(stage, 1, &[pairs(1), words("-S")].concat())?;
+            let target = target
+                .ask("query-status", Value::Null)?
+                .ask("cont", Value::Null)?
+                .until_back(0)?
+                .look()?;
             source.finish()?;
             target.finish()
         }
+    ),
+    row!(
+        "target-of-stopped",
+        "a stopped machine without a pair, continued on the target",
+        |stage| {
+            let target = listening(stage, "target", &board(1), CHANNEL)?;
+            let source = Act::start(stage, "source", &board(1))?
+                .events()?
+                .ask("stop", Value::Null)?
+                .migrate(CHANNEL)?
+                .completed()?;
+            let target = target
+                .wait("MIGRATION completed")?
+                .plain_look()?
+                .ask("cont", Value::Null)?
+                .plain_look()?;
+            source.finish()?;
+            target.finish()
+        }
+    ),
+    row!(
+        "target-there-and-back",
+        "a pair, to a process and from there to a third",
+        |stage| {
+            let (source, target) = to(stage, 1, &pairs(1))?;
+            source.finish()?;
+            let home = listening(stage, "home", &pairs(1), "unix:DIR/back")?;
+            let target = target
+                .until_back(0)?
+                .guest_boots()?
+                .step("back")
+                .migrate_and_wait("unix:DIR/back")?
+                .eject(1)?
+                .completed()?
+                .look()?;
+            let home = home.wait("MIGRATION completed")?.until_back(0)?.look()?;
+            target.finish()?;
+            home.finish()
+        },
+        &[NOWHERE, FRESH]
+    ),
+    row!(
+        "target-there-and-back-eight",
+        "eight pairs, to a process and from there to a third",
+        |stage| {
+            let (source, target) = to(stage, 8, &pairs(8))?;
+            source.finish()?;
+            let home = listening(stage, "home", &pairs(8), "unix:DIR/back")?;
+            let target = (0..8).try_fold(target, Act::until_back)?;
+            let target = target
+                .guest_boots()?
+                .step("back")
+                .migrate_and_wait("unix:DIR/back")?;
+            let target = (0..8).try_fold(target, |act, pair| act.eject(2 * pair + 1))?;
+            let target = target.completed()?;
+            let home = home.wait("MIGRATION completed")?;
+            let home = (0..8).try_fold(home, Act::until_back)?;
+            target.finish()?;
+            home.ask("query-pci", Value::Null)?.finish()
+        },
+        &[FRESH]
     ),
     row!(
         "target-no-primary",
         "neither has a primary; the target gets one by the monitor",
         |stage| {
             let line = [board(2), standby(0)].concat();
-            let uri = format!("unix:{}", stage.text("channel"));
-            let mut target = target(stage, &line)?;
-            target.ask("migrate-incoming", json!({"uri": uri}))?;
-            let mut source = stage.start("source", &line)?;
-            Guest::boot(&mut source)?.accept(0)?;
-            source.wait("FAILOVER_NEGOTIATED")?;
-            events(&mut source)?;
-            source.ask("migrate", json!({"uri": uri}))?;
-            completed(&mut source)?;
-            target.wait("MIGRATION completed")?;
-            look(&mut target)?;
-            target.ask("device_add", add_primary(0))?;
-            until_back(&mut target, 0)?;
-            look(&mut target)?;
+            let target = listening(stage, "target", &line, CHANNEL)?;
+            let source = Act::boot(stage, "source", &line)?
+                .accept(0)?
+                .events()?
+                .migrate(CHANNEL)?
+                .completed()?;
+            let target = target
+                .wait("MIGRATION completed")?
+                .look()?
+                .ask("device_add", add_primary(0))?
+                .until_back(0)?
+                .look()?;
             source.finish()?;
             target.finish()
         }
@@ -165,16 +220,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-primary-missing",
         "the source has a primary, the target has none",
         |stage| {
-            let uri = format!("unix:{}", stage.text("channel"));
-            let mut target = target(stage, &[board(2), standby(0)].concat())?;
-            target.ask("migrate-incoming", json!({"uri": uri}))?;
-            let (mut source, mut guest) = accepted_as(stage, "source", 1)?;
-            events(&mut source)?;
-            source.ask("migrate", json!({"uri": uri}))?;
-            source.wait("MIGRATION wait-unplug")?;
-            guest.eject(1)?;
-            source.wait_any(&["MIGRATION completed", "MIGRATION failed"])?;
-            target.wait_any(&["MIGRATION completed", "MIGRATION failed"])?;
+            const ENDS: &[&str] = &["MIGRATION completed", "MIGRATION failed"];
+            let line = [board(2), standby(0)].concat();
+            let target = listening(stage, "target", &line, CHANNEL)?;
+            let source = Act::pairs_as(stage, "source", 1)?
+                .events()?
+                .migrate_and_wait(CHANNEL)?
+                .eject(1)?
+                .wait_any(ENDS)?;
+            let target = target.wait_any(ENDS)?;
             source.finish()?;
             target.finish()
         },
@@ -184,9 +238,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-primary-first",
         "a target whose primary is listed first",
         |stage| {
-            let (source, mut target) = to(stage, 1, &[board(2), primary(0), standby(0)].concat())?;
-            until_back(&mut target, 0)?;
-            look(&mut target)?;
+            let (source, target) = to(stage, 1, &[board(2), primary(0), standby(0)].concat())?;
+            let target = target.until_back(0)?.look()?;
             source.finish()?;
             target.finish()
         },
@@ -195,14 +248,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     row!(
         "target-failover-off",
         "a target whose standby does not offer it",
-        |stage| {
-            let mut line = board(2);
-            line.extend(words(&format!(
-                "-device virtio-net-pci,id=standby0,bus=root0,romfile=,mac={}",
-                mac(0)
-            )));
-            refused(stage, &line)
-        },
+        |stage| refused(stage, &[board(2), plain_nic(0)].concat()),
         &[LOAD_ERROR]
     ),
     row!(
@@ -215,15 +261,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-hidden",
         "a pair that no guest has accepted, to a process",
         |stage| {
-            let uri = format!("unix:{}", stage.text("channel"));
-            let mut target = target(stage, &pairs(1))?;
-            target.ask("migrate-incoming", json!({"uri": uri}))?;
-            let mut source = stage.start("source", &pairs(1))?;
-            events(&mut source)?;
-            source.ask("migrate", json!({"uri": uri}))?;
-            completed(&mut source)?;
-            target.wait("MIGRATION completed")?;
-            look(&mut target)?;
+            let target = listening(stage, "target", &pairs(1), CHANNEL)?;
+            let source = Act::start(stage, "source", &pairs(1))?
+                .events()?
+                .migrate(CHANNEL)?
+                .completed()?;
+            let target = target.wait("MIGRATION completed")?.look()?;
             source.finish()?;
             target.finish()
         }
@@ -232,41 +275,50 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-garbage",
         "a stream that is none",
         |stage| {
-            let file = stage.path("garbage");
-            std::fs::write(&file, [0x55; 4096])?;
-            let mut vmm = target(stage, &pairs(1))?;
-            vmm.ask(
-                "migrate-incoming",
-                json!({"uri": format!("exec:cat {}", file.display())}),
-            )?;
-            vmm.conclude()
+            std::fs::write(stage.path("garbage"), [0x55; 4096])?;
+            listening(stage, "target", &pairs(1), "exec:cat DIR/garbage")?.conclude()
         },
         &[LOAD_ERROR]
+    ),
+    row!(
+        "target-no-file",
+        "a file that is not there",
+        |stage| {
+            listening(stage, "target", &pairs(1), "file:DIR/nope")?
+                .ask("query-status", Value::Null)?
+                .ask("query-migrate", Value::Null)?
+                .finish()
+        },
+        &[NOTHING_BEGAN]
     ),
     row!(
         "target-device-del-meanwhile",
         "device_add and device_del on a target that waits",
         |stage| {
-            let mut vmm = target(stage, &[board(2), standby(0)].concat())?;
-            vmm.ask("device_add", add_primary(0))?;
-            vmm.ask("device_del", json!({"id": "primary0"}))?;
-            vmm.ask("device_del", json!({"id": "standby0"}))?;
-            plain_look(&mut vmm)?;
-            vmm.finish()
+            waiting(stage, "target", &[board(2), standby(0)].concat())?
+                .ask("device_add", add_primary(0))?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .ask("device_del", json!({"id": "standby0"}))?
+                .plain_look()?
+                .finish()
         },
         &[DELETE_HIDDEN]
     ),
     row!(
-        "target-and-back",
-        "device_del of the primary on the target after it came",
+        "target-device-del",
+        "device_del of the primary on the target after it came, and device_add again",
         |stage| {
-            let (source, mut target) = to(stage, 1, &pairs(1))?;
-            let mut guest = Guest::boot(&mut target)?;
-            until_back(&mut target, 0)?;
-            target.ask("device_del", json!({"id": "primary0"}))?;
-            guest.eject(1)?;
-            target.wait("DEVICE_DELETED primary0")?;
-            look(&mut target)?;
+            let (source, target) = to(stage, 1, &pairs(1))?;
+            let target = target
+                .guest_boots()?
+                .until_back(0)?
+                .ask("device_del", json!({"id": "primary0"}))?
+                .eject(1)?
+                .wait("DEVICE_DELETED primary0")?
+                .look()?
+                .ask("device_add", add_primary(0))?
+                .until_back(0)?
+                .look()?;
             source.finish()?;
             target.finish()
         }

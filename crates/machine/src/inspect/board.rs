@@ -6,10 +6,11 @@ use crate::address_map::ACPI_TABLES;
 use crate::board::Board;
 use crate::devices::{Body, Device, device_path};
 use crate::event::MachineEvent;
+use crate::pairs::Primary;
 use config::vm::VmConfig;
 use failover::State;
 use migration::{Capabilities, Info, Parameters};
-use pci::{BusSnapshot, PciDevice};
+use pci::{BusSnapshot, Function, PciDevice};
 use std::path::Path;
 
 impl Board {
@@ -43,24 +44,26 @@ impl Board {
     }
 
     /// Primaries that the guest let go of and that the host keeps: they stay in the tree, as clients expect it.
-    fn kept_primaries(&self) -> Vec<DeviceView> {
+    fn kept_primaries(&self) -> impl Iterator<Item = (&String, &Primary)> {
         let kept = |id: &str| {
             let pair = self.pairs.pairs().by_primary(id);
             pair.is_some_and(|p| matches!(p.state(), State::Parked(_) | State::Released(_)))
         };
         self.pairs
             .primaries()
-            .filter(|(id, _)| self.devices.get(id).is_none() && kept(id))
-            .map(|(id, primary)| DeviceView {
-                key: id.clone(),
-                path: device_path(&primary.config, id),
-                config: primary.config.clone(),
-                place: Some((primary.place().bus.clone(), primary.place().devfn)),
-                hotplugged: true,
-                msix_vectors: 0,
-                mac: None,
-            })
-            .collect()
+            .filter(move |(id, _)| self.devices.get(id).is_none() && kept(id))
+    }
+
+    fn kept_view((id, primary): (&String, &Primary)) -> DeviceView {
+        DeviceView {
+            key: id.clone(),
+            path: device_path(&primary.config, id),
+            config: primary.config.clone(),
+            place: Some((primary.place().bus.clone(), primary.place().devfn)),
+            hotplugged: true,
+            msix_vectors: 0,
+            mac: None,
+        }
     }
 
     /// The guest changed what its NIC receives.
@@ -141,12 +144,26 @@ impl Inspect for Board {
     }
 
     fn pci(&self) -> Option<BusSnapshot> {
-        Some(self.root.snapshot())
+        let mut root = self.root.snapshot();
+        for (id, primary) in self.kept_primaries() {
+            let Some(device) = primary.function() else {
+                continue;
+            };
+            let function = Function {
+                id: id.clone(),
+                model: primary.config.driver.to_owned(),
+                acpi_index: 0,
+                device,
+            };
+            let place = primary.place();
+            root.add_kept(&place.bus, place.devfn, &function);
+        }
+        Some(root)
     }
 
     fn devices(&self) -> Vec<DeviceView> {
         let mut views: Vec<_> = self.devices.iter().map(|d| self.device_view(d)).collect();
-        views.extend(self.kept_primaries());
+        views.extend(self.kept_primaries().map(Self::kept_view));
         views
     }
 

@@ -24,6 +24,7 @@ use crate::inspect::{PairCounters, device_of};
 use crate::primary_watch::SharedSteering;
 use config::vm::{DeviceConfig, DeviceKind};
 use failover::{Action, Moment, Pairs, Timing};
+use pci::PciDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +48,12 @@ pub(crate) struct Primary {
 impl Primary {
     pub(crate) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The function, if it is open.
+    pub(crate) fn function(&self) -> Option<Arc<dyn PciDevice>> {
+        let vfio = self.vfio.clone().map(|vfio| vfio as Arc<dyn PciDevice>);
+        vfio.or_else(|| self.other.as_ref().map(|made| Arc::clone(&made.function)))
     }
 
     /// Whether its state can be migrated, should it be an ordinary device to the guest.

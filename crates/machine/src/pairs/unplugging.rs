@@ -119,6 +119,11 @@ impl Board {
             ));
         }
         if self.pairs.pairs.by_primary(id).is_some() {
+            if self.pairs.primary(id).is_some_and(|p| p.in_slot) {
+                // Who asks for it hears at once that the slot cannot be asked now.
+                let asked = self.hotplug.may_request_unplug(id);
+                asked.map_err(|e| MachineError::refused(e.to_string()))?;
+            }
             return self
                 .order(id, &Event::DeletionAsked)
                 .map_err(|e| MachineError::refused(e.to_string()));

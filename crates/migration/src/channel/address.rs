@@ -98,6 +98,14 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// Whether somebody has to be reached over a network, or a socket, which may take its time.
+    #[must_use]
+    pub const fn is_of_network(&self) -> bool {
+        matches!(self, Self::Tcp { .. } | Self::Unix(_))
+    }
+}
+
 /// A number of bytes: decimal or `0x…`, with an optional binary suffix k, M, G.
 fn parse_offset(text: &str) -> Result<u64, AddressError> {
     let wrong = || AddressError::Offset(text.to_owned());

@@ -16,6 +16,15 @@ use super::connect::host_port;
 use super::{Address, Channel, ChannelError, exec, open_file, sentence};
 use crate::cancel::CancelToken;
 
+/// Where a source can connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListeningAt {
+    /// An address of this host; the wildcard of IPv6 takes IPv4 as well.
+    Inet(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
 /// A place a source can connect to, or a channel that is open already.
 ///
 /// Made before `migrate-incoming` replies, so that a source told of the reply finds somebody listening. Dropped or having
@@ -77,16 +86,28 @@ impl Listener {
         Ok(Self { inner })
     }
 
+    /// Where it listens, with what port 0 became; nothing where nobody connects.
+    #[must_use]
+    pub fn listening_at(&self) -> Option<ListeningAt> {
+        match &self.inner {
+            Inner::Open(_) => None,
+            Inner::Socket {
+                path: Some(path), ..
+            } => Some(ListeningAt::Unix(path.0.clone())),
+            Inner::Socket { fd, path: None } => {
+                let address = rustix::net::getsockname(fd).ok()?;
+                SocketAddr::try_from(address).ok().map(ListeningAt::Inet)
+            }
+        }
+    }
+
     /// The TCP port listened on: what port 0 became.
     #[must_use]
     pub fn tcp_port(&self) -> Option<u16> {
-        let Inner::Socket { fd, .. } = &self.inner else {
-            return None;
-        };
-        let address = rustix::net::getsockname(fd).ok()?;
-        SocketAddr::try_from(address)
-            .ok()
-            .map(|address| address.port())
+        match self.listening_at()? {
+            ListeningAt::Inet(address) => Some(address.port()),
+            ListeningAt::Unix(_) => None,
+        }
     }
 
     /// Waits for the source to connect, then listens no more.

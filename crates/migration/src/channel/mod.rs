@@ -22,7 +22,7 @@ use rustix::net::sockopt;
 
 pub use address::{Address, AddressError};
 pub use connect::connect;
-pub use listen::Listener;
+pub use listen::{Listener, ListeningAt};
 
 use crate::cancel::CancelToken;
 use exec::Running;

@@ -118,7 +118,7 @@ pub(crate) fn set_parameter(arguments: &Arguments, _: &Context<'_>) -> Result<Ac
     }
     let mut members = Map::new();
     members.insert(name, value);
-    let parameters = MigrationParameters::decode(Value::Object(members), &Path::ROOT)
+    let parameters = Box::<MigrationParameters>::decode(Value::Object(members), &Path::ROOT)
         .map_err(|error| print::error(&error))?;
     Ok(Action::silent(Command::MigrateSetParameters(parameters)))
 }

@@ -3,6 +3,7 @@
 use crate::error::QmpError;
 use crate::qapi::{Members, Path, QapiType, StrOrNull, describe_member, qapi_enum, qapi_struct};
 use crate::schema::Schema;
+use crate::types::SocketAddress;
 use serde_json::{Map, Value};
 
 qapi_enum! {
@@ -98,6 +99,16 @@ qapi_enum! {
         Multifd = "multifd",
     }
 
+    /// How the connections' threads compress.
+    pub enum MultiFdCompression {
+        /// Not at all.
+        None = "none",
+        /// By zlib.
+        Zlib = "zlib",
+        /// By zstd.
+        Zstd = "zstd",
+    }
+
     /// What a migration is for.
     pub enum MigMode {
         /// Moving a running VM.
@@ -142,6 +153,32 @@ qapi_struct! {
         state: bool = "state",
     }
 
+    /// What a block node and its bitmaps are called in the stream.
+    pub struct BitmapMigrationNodeAlias {
+        /// The node.
+        node_name: String = "node-name",
+        /// Its name in the stream.
+        alias: String = "alias",
+        /// Its bitmaps.
+        bitmaps: Vec<BitmapMigrationBitmapAlias> = "bitmaps",
+    }
+
+    /// What a bitmap is called in the stream.
+    pub struct BitmapMigrationBitmapAlias {
+        /// The bitmap.
+        name: String = "name",
+        /// Its name in the stream.
+        alias: String = "alias",
+        /// What to change of it on the way.
+        transform: Option<BitmapMigrationBitmapAliasTransform> = "transform",
+    }
+
+    /// What changes of a bitmap on the way.
+    pub struct BitmapMigrationBitmapAliasTransform {
+        /// It is kept on disk, or no longer.
+        persistent: Option<bool> = "persistent",
+    }
+
     /// The parameters of migrations; in `migrate-set-parameters` only those that change.
     #[derive(Default)]
     pub struct MigrationParameters {
@@ -177,6 +214,16 @@ qapi_struct! {
         x_checkpoint_delay_ms: Option<u32> = "x-checkpoint-delay",
         /// How many connections.
         multifd_channels: Option<u8> = "multifd-channels",
+        /// How they compress.
+        multifd_compression: Option<MultiFdCompression> = "multifd-compression",
+        /// How hard zlib tries.
+        multifd_zlib_level: Option<u8> = "multifd-zlib-level",
+        /// How hard zstd tries.
+        multifd_zstd_level: Option<u8> = "multifd-zstd-level",
+        /// How hard QAT's zip tries.
+        multifd_qatzip_level: Option<u8> = "multifd-qatzip-level",
+        /// What dirty bitmaps are called in the stream.
+        block_bitmap_mapping: Option<Vec<BitmapMigrationNodeAlias>> = "block-bitmap-mapping",
         /// Size of the delta cache, in bytes.
         xbzrle_cache_size_bytes: Option<u64> = "xbzrle-cache-size",
         /// The limit of post-copy's background rate, in bytes a second.
@@ -259,6 +306,8 @@ qapi_struct! {
         setup_time_ms: Option<i64> = "setup-time",
         /// Why it failed.
         error_desc: Option<String> = "error-desc",
+        /// Where a target listens.
+        socket_address: Option<Vec<SocketAddress>> = "socket-address",
         /// Why it cannot start.
         blocked_reasons: Option<Vec<String>> = "blocked-reasons",
         /// How long the guest took to let go of its primaries, in ms.
@@ -279,23 +328,8 @@ qapi_struct! {
 /// An address of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MigrationAddress {
-    /// TCP.
-    Inet {
-        /// Host name or address.
-        host: String,
-        /// Port number or service name.
-        port: String,
-    },
-    /// A unix socket.
-    Unix {
-        /// Its path.
-        path: String,
-    },
-    /// A descriptor: a name given by `getfd`, or a number.
-    Fd {
-        /// The name or number.
-        str: String,
-    },
+    /// A socket, or a descriptor.
+    Socket(SocketAddress),
     /// A command's standard input or output.
     Exec {
         /// Program and arguments.
@@ -325,34 +359,7 @@ impl QapiType for MigrationAddress {
                 }]
             },
             |schema| {
-                let socket = schema.union(
-                    "SocketAddress",
-                    "type",
-                    |schema| {
-                        let type_name =
-                            schema.enumeration("SocketAddressType", &["inet", "unix", "fd"]);
-                        vec![crate::schema::SchemaMember {
-                            name: "type",
-                            type_name,
-                            optional: false,
-                        }]
-                    },
-                    |schema| {
-                        let inet = schema.object("InetSocketAddress", |schema| {
-                            vec![
-                                describe_member::<String>(schema, "host"),
-                                describe_member::<String>(schema, "port"),
-                            ]
-                        });
-                        let unix = schema.object("UnixSocketAddress", |schema| {
-                            vec![describe_member::<String>(schema, "path")]
-                        });
-                        let fd = schema.object("FdSocketAddress", |schema| {
-                            vec![describe_member::<String>(schema, "str")]
-                        });
-                        vec![("inet", inet), ("unix", unix), ("fd", fd)]
-                    },
-                );
+                let socket = SocketAddress::describe(schema);
                 let exec = schema.object("MigrationExecCommand", |schema| {
                     vec![describe_member::<Vec<String>>(schema, "args")]
                 });
@@ -371,22 +378,7 @@ impl QapiType for MigrationAddress {
         let mut members = Members::open(value, at)?;
         let transport: String = members.take("transport")?;
         let address = match transport.as_str() {
-            "socket" => {
-                let kind: String = members.take("type")?;
-                match kind.as_str() {
-                    "inet" => Self::Inet {
-                        host: members.take("host")?,
-                        port: members.take("port")?,
-                    },
-                    "unix" => Self::Unix {
-                        path: members.take("path")?,
-                    },
-                    "fd" => Self::Fd {
-                        str: members.take("str")?,
-                    },
-                    _ => return Err(QmpError::not_accepted("type", &kind)),
-                }
-            }
+            "socket" => Self::Socket(SocketAddress::take(&mut members)?),
             "exec" => Self::Exec {
                 args: members.take("args")?,
             },
@@ -401,38 +393,19 @@ impl QapiType for MigrationAddress {
     }
 
     fn encode(&self) -> Value {
-        let mut object = Map::new();
-        let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        match self {
-            Self::Inet { host, port } => {
-                put("transport", "socket".into());
-                put("type", "inet".into());
-                put("host", host.as_str().into());
-                put("port", port.as_str().into());
-            }
-            Self::Unix { path } => {
-                put("transport", "socket".into());
-                put("type", "unix".into());
-                put("path", path.as_str().into());
-            }
-            Self::Fd { str } => {
-                put("transport", "socket".into());
-                put("type", "fd".into());
-                put("str", str.as_str().into());
-            }
-            Self::Exec { args } => {
-                put("transport", "exec".into());
-                put("args", args.encode());
-            }
+        let (transport, mut object) = match self {
+            Self::Socket(socket) => ("socket", socket.members()),
+            Self::Exec { args } => ("exec", Map::from_iter([("args".to_owned(), args.encode())])),
             Self::File {
                 filename,
                 offset_bytes,
             } => {
-                put("transport", "file".into());
-                put("filename", filename.as_str().into());
-                put("offset", (*offset_bytes).into());
+                let filename = ("filename".to_owned(), Value::from(filename.as_str()));
+                let offset = ("offset".to_owned(), Value::from(*offset_bytes));
+                ("file", Map::from_iter([filename, offset]))
             }
-        }
+        };
+        object.insert("transport".to_owned(), transport.into());
         Value::Object(object)
     }
 }

@@ -6,6 +6,7 @@ mod migration;
 mod network;
 mod pci;
 mod qom;
+mod socket;
 
 pub use failover::*;
 pub use machine::*;
@@ -13,3 +14,4 @@ pub use migration::*;
 pub use network::*;
 pub use pci::*;
 pub use qom::*;
+pub use socket::*;

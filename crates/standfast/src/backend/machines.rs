@@ -29,13 +29,20 @@ pub(super) fn machines() -> Vec<MachineInfo> {
             cpu_max: MAX_CPUS.into(),
             hotpluggable_cpus: false,
             numa_mem_supported: false,
-            deprecated: false,
+            deprecated: is_old(version),
             default_cpu_type: Some("host-x86_64-cpu".to_owned()),
             default_ram_id: Some("pc.ram".to_owned()),
             acpi: true,
         }
     });
     q35.chain([none]).collect()
+}
+
+/// Of the versions that QEMU 10.0 has, these it will drop before long.
+fn is_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|each| each.parse().unwrap_or(0));
+    let (major, minor): (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (major, minor) < (7, 1)
 }
 
 /// The options that are lists of parameters, and the name QEMU has for the list where it is another one. The parameters of the last
@@ -121,6 +128,13 @@ fn parameters(spec: &OptionSpec) -> Vec<CommandLineParameterInfo> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_versions_are_told_to_be_old() {
+        let old = |name: &str| machines().iter().any(|m| m.name == name && m.deprecated);
+        assert!(old("pc-q35-7.0") && old("pc-q35-2.12") && old("pc-q35-4.0.1"));
+        assert!(!old("pc-q35-7.1") && !old("pc-q35-10.0") && !old("none"));
+    }
 
     #[test]
     fn every_list_is_an_option_of_ours() {

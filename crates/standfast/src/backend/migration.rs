@@ -5,7 +5,7 @@ use ::migration::{Capability, ParametersUpdate};
 use machine::Board;
 use monitor::types::{
     MigrationAddress, MigrationCapabilityStatus, MigrationChannel, MigrationParameters,
-    MigrationStatus,
+    MigrationStatus, SocketAddress,
 };
 use monitor::{MonitorFds, QmpError, Reply};
 use std::os::fd::OwnedFd;
@@ -31,12 +31,29 @@ fn address(
         ));
     };
     Ok(match channel.addr {
-        MigrationAddress::Inet { host, port } if host.contains(':') => {
-            format!("tcp:[{host}]:{port}")
-        }
-        MigrationAddress::Inet { host, port } => format!("tcp:{host}:{port}"),
-        MigrationAddress::Unix { path } => format!("unix:{path}"),
-        MigrationAddress::Fd { str } => format!("fd:{str}"),
+        MigrationAddress::Socket(socket) => match socket {
+            SocketAddress::Inet {
+                host,
+                port,
+                ipv4: None,
+                ipv6: None,
+            } if host.contains(':') => {
+                format!("tcp:[{host}]:{port}")
+            }
+            SocketAddress::Inet {
+                host,
+                port,
+                ipv4: None,
+                ipv6: None,
+            } => format!("tcp:{host}:{port}"),
+            SocketAddress::Inet { .. } => {
+                return Err(QmpError::generic(
+                    "'ipv4' and 'ipv6' are not supported: give an address of that family as 'host'",
+                ));
+            }
+            SocketAddress::Unix { path } => format!("unix:{path}"),
+            SocketAddress::Fd { str } => format!("fd:{str}"),
+        },
         MigrationAddress::File {
             filename,
             offset_bytes,
@@ -135,8 +152,20 @@ pub(super) fn parameters_update(
     parameters: &MigrationParameters,
 ) -> Result<ParametersUpdate, QmpError> {
     use monitor::qapi::QapiType;
-    // Both sides name the parameters as QMP does; what the machine does not honour is unexpected to it.
-    serde_json::from_value(parameters.encode())
+    const BITMAPS: &str = "block-bitmap-mapping";
+    let mut members = match parameters.encode() {
+        serde_json::Value::Object(members) => members,
+        _ => serde_json::Map::new(),
+    };
+    if let Some(mapping) = members.remove(BITMAPS)
+        && mapping.as_array().is_none_or(|list| !list.is_empty())
+    {
+        return Err(QmpError::generic(format!(
+            "Parameter '{BITMAPS}' expects []: no block device here has dirty bitmaps"
+        )));
+    }
+    // Both sides name the parameters as QMP does.
+    serde_json::from_value(members.into())
         .map_err(|e| QmpError::generic(format!("migrate-set-parameters: {e}")))
 }
 

@@ -2,8 +2,9 @@
 
 use super::migration::capability as capability_of;
 use super::{Answer, block, cpus, machines, network, pairs, pci, qom};
+use ::migration::channel::ListeningAt;
 use ::migration::{Info, RamInfo};
-use config::vm::{ChardevBackend, ChardevConfig, ObjectKind, SocketAddress};
+use config::vm::{self, ChardevBackend, ChardevConfig, ObjectKind};
 use machine::inspect::Inspect;
 use monitor::qapi::{Path, QapiType};
 use monitor::types::*;
@@ -158,13 +159,13 @@ fn filename(chardev: &ChardevConfig) -> String {
     let server = |on: bool| if on { ",server=on" } else { "" };
     match &chardev.backend {
         ChardevBackend::Socket(socket) => match &socket.address {
-            SocketAddress::Unix { path, .. } => {
+            vm::SocketAddress::Unix { path, .. } => {
                 format!("unix:{}{}", path.display(), server(socket.server))
             }
-            SocketAddress::Tcp { host, port, .. } => {
+            vm::SocketAddress::Tcp { host, port, .. } => {
                 format!("tcp:{host}:{port}{}", server(socket.server))
             }
-            SocketAddress::Fd(_) => format!("fd{}", server(socket.server)),
+            vm::SocketAddress::Fd(_) => format!("fd{}", server(socket.server)),
         },
         ChardevBackend::Stdio { .. } => "stdio".to_owned(),
         ChardevBackend::Null => "null".to_owned(),
@@ -236,23 +237,37 @@ fn migration_info(info: Info) -> MigrationInfo {
         downtime_ms: info.downtime_ms.map(signed),
         setup_time_ms: info.setup_time_ms.map(signed),
         error_desc: info.error_desc,
+        socket_address: info
+            .listening
+            .map(|at| at.into_iter().map(socket_address).collect()),
         blocked_reasons: None,
         failover_unplug_time_ms: info.unplug_time_ms.map(signed),
         failover_reason: info.failover_reason.map(str::to_owned),
     }
 }
 
-/// Those that can be switched on; a client takes what is listed for what there is.
+fn socket_address(at: ListeningAt) -> SocketAddress {
+    match at {
+        ListeningAt::Inet(at) => SocketAddress::Inet {
+            host: at.ip().to_string(),
+            port: at.port().to_string(),
+            ipv4: at.is_ipv4().then_some(true),
+            ipv6: at.is_ipv6().then_some(true),
+        },
+        ListeningAt::Unix(path) => SocketAddress::Unix {
+            path: path.display().to_string(),
+        },
+    }
+}
+
+/// All that QEMU has; those that are not there are off, and are refused when they are switched on.
 fn capabilities(machine: &dyn Inspect) -> Vec<MigrationCapabilityStatus> {
     let on = machine.migrate_capabilities();
-    let status = |&capability: &MigrationCapability| {
-        let known = capability_of(capability.as_str()).filter(|known| known.is_supported())?;
-        Some(MigrationCapabilityStatus {
-            capability,
-            state: on.has(known),
-        })
+    let status = |&capability: &MigrationCapability| MigrationCapabilityStatus {
+        capability,
+        state: capability_of(capability.as_str()).is_some_and(|known| on.has(known)),
     };
-    MigrationCapability::ALL.iter().filter_map(status).collect()
+    MigrationCapability::ALL.iter().map(status).collect()
 }
 
 fn roms(machine: &dyn Inspect) -> HumanReadableText {

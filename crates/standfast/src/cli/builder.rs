@@ -21,6 +21,8 @@ pub struct Builder {
     pub nodefaults: bool,
     /// `-qtest-log`, which may come before `-qtest`.
     pub qtest_log: QtestLog,
+    /// The first `-accel` that is not here, which counts if there is no other.
+    pub accel_elsewhere: Option<OptionError>,
     /// `-only-migratable` was given.
     pub only_migratable: bool,
     /// `-kernel` and so on may not be given with `-machine none`.
@@ -214,6 +216,11 @@ impl Builder {
         }
         if let Some(qtest) = &mut self.config.qtest {
             qtest.log = std::mem::take(&mut self.qtest_log);
+        }
+        if self.config.machine.accel.is_empty()
+            && let Some(error) = self.accel_elsewhere.take()
+        {
+            return Err(error.into());
         }
         self.add_defaults()?;
         if !self.memory_given {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod accelerators;
 mod back;
 mod client;
 mod metrics;
@@ -12,3 +13,4 @@ mod pci;
 mod protocol;
 mod reasons;
 mod report;
+mod sockets;

@@ -1,13 +1,13 @@
 //! What each option does to the configuration.
 
 use config::vm::{
-    ACCELERATORS, BootConfig, CHARDEV_TYPES, CPU_MODELS, CpuConfig, FdSetMember, Incoming,
-    MACHINE_TYPES, MetricsAddress, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES, QtestLog,
-    RtcBase, SmpConfig, memory_bytes,
+    ACCELERATORS, BootConfig, CHARDEV_TYPES, CPU_MODELS, CpuConfig, ELSEWHERE, FdSetMember,
+    Incoming, MACHINE_TYPES, MetricsAddress, MonitorMode, NETDEV_TYPES, NameConfig, OBJECT_TYPES,
+    QtestLog, RtcBase, SmpConfig, memory_bytes,
 };
-use config::{Error, Options, Source};
+use config::{Error, OptionError, Options, Source};
 
-use super::super::{Builder, Stop, help};
+use super::super::{Builder, Stop, help, one_line};
 use crate::log;
 
 type Outcome = Result<(), Stop>;
@@ -47,10 +47,15 @@ pub(super) fn machine(builder: &mut Builder, argument: &str) -> Outcome {
 
 pub(super) fn accel(builder: &mut Builder, argument: &str) -> Outcome {
     listing(argument, "Accelerators supported:", ACCELERATORS)?;
-    Ok(builder
-        .config
-        .machine
-        .apply_accel(Options::parse(argument, Some("accel"))?)?)
+    let options = Options::parse(argument, Some("accel"))?;
+    match builder.config.machine.apply_accel(options) {
+        Err(error) if ELSEWHERE.contains(&argument.split(',').next().unwrap_or_default()) => {
+            let error = OptionError::new("-accel", &one_line(argument), error);
+            builder.accel_elsewhere.get_or_insert(error);
+            Ok(())
+        }
+        applied => Ok(applied?),
+    }
 }
 
 pub(super) fn enable_kvm(builder: &mut Builder, _: &str) -> Outcome {
