@@ -1,24 +1,94 @@
-//! The bus of a machine in this process, with its qtest accelerator.
+//! The bus of machines in this process: a processor that stops and goes on with its machine, and moves with its guest.
 
+use crate::bell::Bell;
 use crate::bus::{BusError, GuestBus};
 use hypervisor::Bus as _;
-use hypervisor::qtest::Client;
-use std::sync::Arc;
-use std::time::Duration;
+use hypervisor::qtest::{Client, Gate, InterruptListener, MsiMessage};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-/// How often one who waits looks again, at least.
-const LOOK: Duration = Duration::from_micros(200);
+/// A guest that runs nowhere for so long in the midst of an access has been lost.
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The place of the processors of a machine in this process.
+/// A machine on which the guest may run.
 #[derive(Clone)]
+struct Place {
+    client: Weak<Client>,
+    gate: Arc<Gate>,
+    _interrupts: Arc<dyn InterruptListener>,
+}
+
+/// The guest's processor. An access happens on the machine that runs, and waits while none does: a stop of the machine
+/// falls between two accesses, wherever in its drivers the guest is, and after a migration the next one goes to the
+/// target.
 pub struct InProcessBus {
-    client: Arc<Client>,
+    places: Vec<Place>,
+    bell: Bell,
+}
+
+/// Rings for every interrupt.
+struct Ringer(Bell);
+
+impl InterruptListener for Ringer {
+    fn line(&self, _: u32, _: bool) {
+        self.0.ring();
+    }
+
+    fn message(&self, _: MsiMessage) {
+        self.0.ring();
+    }
 }
 
 impl InProcessBus {
-    /// `client` is what the machine's qtest accelerator hands out.
-    pub fn new(client: Arc<Client>) -> Self {
-        Self { client }
+    /// On no machine yet. `bell` is rung by interrupts, and when a machine begins to run; whoever else may change
+    /// what the guest waits for rings it too.
+    pub fn new(bell: Bell) -> Self {
+        Self {
+            places: Vec::new(),
+            bell,
+        }
+    }
+
+    /// A machine on which the guest runs, or may run after a migration. Forgotten when it ends.
+    pub fn add(&mut self, client: &Arc<Client>, gate: &Arc<Gate>) {
+        self.places.retain(|place| place.client.strong_count() > 0);
+        let interrupts: Arc<dyn InterruptListener> = Arc::new(Ringer(self.bell.clone()));
+        client.watch_interrupts(&interrupts);
+        let bell = self.bell.clone();
+        gate.on_open(Box::new(move || bell.ring()));
+        self.places.push(Place {
+            client: Arc::downgrade(client),
+            gate: Arc::clone(gate),
+            _interrupts: interrupts,
+        });
+    }
+
+    /// Whether a machine runs the guest, at this moment.
+    pub fn runs(&self) -> bool {
+        self.places
+            .iter()
+            .any(|place| place.client.strong_count() > 0 && place.gate.is_open())
+    }
+
+    /// Carries out one access where the guest runs.
+    fn access<T>(&self, mut access: impl FnMut(&Client) -> T) -> Result<T, BusError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for place in &self.places {
+                if let Some(client) = place.client.upgrade()
+                    && let Some(_inside) = place.gate.enter()
+                {
+                    return Ok(access(&client));
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the guest runs nowhere");
+                return Err(error.into());
+            }
+            self.bell.wait(&[], left)?;
+        }
     }
 }
 
@@ -31,29 +101,30 @@ fn width(bytes: u8) -> Result<usize, BusError> {
 
 impl GuestBus for InProcessBus {
     fn port_in(&mut self, port: u16, bytes: u8) -> Result<u32, BusError> {
-        let mut data = [0; 4];
-        self.client.port_read(port, &mut data[..width(bytes)?]);
-        Ok(u32::from_le_bytes(data))
+        let bytes = width(bytes)?;
+        self.access(|client| {
+            let mut data = [0; 4];
+            client.port_read(port, &mut data[..bytes]);
+            u32::from_le_bytes(data)
+        })
     }
 
     fn port_out(&mut self, port: u16, bytes: u8, value: u32) -> Result<(), BusError> {
+        let bytes = width(bytes)?;
         let data = value.to_le_bytes();
-        self.client.port_write(port, &data[..width(bytes)?]);
-        Ok(())
+        self.access(|client| client.port_write(port, &data[..bytes]))
     }
 
     fn memory_read(&mut self, address: u64, data: &mut [u8]) -> Result<(), BusError> {
-        self.client.memory_read(address, data);
-        Ok(())
+        self.access(|client| client.memory_read(address, data))
     }
 
     fn memory_write(&mut self, address: u64, data: &[u8]) -> Result<(), BusError> {
-        self.client.memory_write(address, data);
-        Ok(())
+        self.access(|client| client.memory_write(address, data))
     }
 
     fn pause(&mut self, limit: Duration) -> Result<(), BusError> {
-        std::thread::sleep(limit.min(LOOK));
+        self.bell.wait(&[], limit)?;
         Ok(())
     }
 }

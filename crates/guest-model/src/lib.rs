@@ -16,12 +16,12 @@
 //!           │
 //!           ▼
 //!        QtestBus ── unix socket ──▶ QEMU, Standfast
-//!        InProcessBus ─────────────▶ Standfast's machine in this process  HostEnd ◀── unix socket ── -netdev dgram
+//!        InProcessBus ─────────────▶ Standfast's machines in this process HostEnd ◀── unix socket ── -netdev dgram
 //! ```
 //!
 //! Rules:
-//! - Time is handed in; nothing sleeps but [`GuestBus::pause`] and what waits for a device that must answer at once
-//!   (a reset, a control command), and each such wait has an end.
+//! - Time is handed in, and nothing sleeps. What waits for a device that must answer at once (a reset, a control
+//!   command) waits in [`GuestBus::pause`], for an interrupt or the like, and each such wait has an end.
 //! - A driver does what its interrupt asks for and does not look for work without one ([`NetDriver::service`]), so
 //!   that a lost interrupt is seen as a lost frame.
 //! - The model behaves. What a guest does wrong on purpose is asked for by name.
@@ -30,6 +30,7 @@
 //! `failover_pair_id`; a real Linux does not take one of those for its primary.
 
 mod behaviour;
+mod bell;
 mod bus;
 mod error;
 pub mod failover;
@@ -41,11 +42,13 @@ pub mod pci;
 mod qtest;
 mod ram;
 mod seed;
+#[cfg(test)]
+mod testing;
 pub mod virtio;
 pub mod vmm;
-mod wait;
 
 pub use behaviour::{Act, Moment};
+pub use bell::Bell;
 pub use bus::{BusError, BusWords, GuestBus};
 pub use error::GuestError;
 pub use frame::{Account, ETHERTYPE, HostEnd, Ledger, NumberedFrame};

@@ -66,7 +66,7 @@ impl QtestBus {
                     if left.is_zero() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    crate::wait::readable(listener, left)?;
+                    crate::bell::readable(listener, left)?;
                 }
                 Err(e) => return Err(e),
             }
@@ -299,7 +299,7 @@ impl GuestBus for QtestBus {
     }
 
     fn pause(&mut self, limit: Duration) -> Result<(), BusError> {
-        if !self.take_interrupts() && crate::wait::readable(&self.stream, limit)? {
+        if !self.take_interrupts() && crate::bell::readable(&self.stream, limit)? {
             self.receive()?;
             self.take_interrupts();
         }

@@ -4,312 +4,183 @@
 
 #![allow(clippy::unwrap_used)]
 
-use config::vm::{Accel, DeviceConfig, Incoming, NetdevConfig, VmConfig};
-use config::{Options, Source};
+mod stage;
+
+use anyhow::{Result, ensure};
 use guest_model::*;
-use machine::clock::{Clocks, ManualClock};
-use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
-use migration::Capability;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use hypervisor::Bus as _;
+use machine::MachineEvent;
+use stage::*;
+use std::time::Duration;
 
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0x11, 0x11, 0x11];
-const HOST: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// What one round lets pass on the guest's and the machine's clock.
-const TICK: Duration = Duration::from_millis(20);
-
-struct Ear(Sender<MachineEvent>);
-
-impl MachineListener for Ear {
-    fn event(&self, event: MachineEvent) {
-        // A test that has ended hears nothing any more.
-        let _ = self.0.send(event);
+/// Plays with ACPI's hotplug and with the native one.
+fn each_hotplug(play: impl Fn(Journey, bool) -> Result<()>) {
+    for native in [false, true] {
+        journey(native, 0, |journey| play(journey, native))
+            .unwrap_or_else(|error| panic!("native hotplug {native}: {error:?}"));
     }
 }
 
-struct NoFds;
-
-impl FdSource for NoFds {
-    fn take(&self, name: &str) -> Result<OwnedFd, String> {
-        Err(format!("no descriptor '{name}'"))
-    }
-}
-
-/// A machine with a pair, and the host's ends of both networks.
-struct Host {
-    control: Control,
-    clock: Arc<ManualClock>,
-    bus: InProcessBus,
-    events: Receiver<MachineEvent>,
-    states: Vec<String>,
-    /// By bus: the standby's, the primary's.
-    ends: [HostEnd; 2],
-    thread: Option<JoinHandle<u8>>,
-}
-
-impl Host {
-    fn start(folder: &Path, incoming: bool) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        let ends = ["standby", "primary"].map(|name| HostEnd::bind(folder, name).unwrap());
-        let mut config = VmConfig {
-            memory_bytes: 16 << 20,
-            ..VmConfig::default()
-        };
-        config.machine.accel = vec![Accel::Qtest];
-        config.incoming = incoming.then_some(Incoming::Defer);
-        for (id, end) in ["n0", "n1"].into_iter().zip(&ends) {
-            let options = Options::parse(&end.netdev(id), Some("type")).unwrap();
-            let netdev = NetdevConfig::from_options(options, Source::CommandLine);
-            config.netdevs.push(netdev.unwrap());
-        }
-        for text in [
-            "pcie-root-port,id=root0,bus=pcie.0,addr=0x1,chassis=1",
-            "pcie-root-port,id=root1,bus=pcie.0,addr=0x2,chassis=2",
-            "virtio-net-pci,netdev=n0,id=standby0,bus=root0,failover=on,mac=52:54:00:11:11:11",
-            "virtio-net-pci,netdev=n1,id=primary0,bus=root1,failover_pair_id=standby0,mac=52:54:00:11:11:11",
-        ] {
-            let options = Options::parse(text, Some("driver")).unwrap();
-            let device = DeviceConfig::from_options(options, Source::CommandLine).unwrap();
-            config.devices.push(device);
-        }
-        config.validate().unwrap();
-        let clock = ManualClock::new();
-        let (control, control_loop) = control_with(Clocks::manual(&clock));
-        let (sender, events) = channel();
-        let ear = Box::new(Ear(sender));
-        let mut board = machine::build(config, control.clone(), ear, &NoFds).unwrap();
-        board.power_up().unwrap();
-        let client = board.qtest().and_then(|qtest| qtest.client()).unwrap();
-        Self {
-            control,
-            clock,
-            bus: InProcessBus::new(client),
-            events,
-            states: Vec::new(),
-            ends,
-            thread: Some(std::thread::spawn(move || control_loop.run(board).0)),
-        }
-    }
-
-    fn hear(&mut self) {
-        for event in self.events.try_iter() {
-            if let MachineEvent::Migration(state) = event {
-                self.states.push(state);
-            }
-        }
-    }
-
-    fn was(&self, state: &str) -> bool {
-        self.states.iter().any(|seen| seen == state)
-    }
-
-    fn migrate(&self, uri: &str) {
-        let uri = uri.to_owned();
-        let told = self.control.ask(|board| {
-            board
-                .migrate_set_capabilities(&[(Capability::Events, true)])
-                .is_ok()
-        });
-        assert!(matches!(told, Ok(true)));
-        let begun = self
-            .control
-            .ask(move |board| board.migrate(&uri, &mut |_| None, Box::new(|_| {})));
-        assert!(begun.is_ok());
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.control.post(|board| board.quit("host-qmp-quit"));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// One round of the guest on a host.
-fn tick(host: &mut Host, guest: &mut Guest, now: &mut Duration) {
-    *now += TICK;
-    host.clock.advance(TICK);
-    guest.step(&mut host.bus, *now).unwrap();
-    host.hear();
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !done() {
-        assert!(Instant::now() < end, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-}
-
-/// Sends numbered frames both ways over the path the guest uses; each must arrive, and once. `false` when the path
-/// changed meanwhile, which may cost a frame: then nothing is said of them.
-fn exchange(host: &mut Host, guest: &mut Guest, now: &mut Duration, stream: u32) -> bool {
-    let (mut out, mut back) = (Ledger::default(), Ledger::default());
-    for number in 0..10 {
-        let frame = |to, from| NumberedFrame {
-            to,
-            from,
-            stream,
-            number,
-        };
-        let over = guest.active(MAC).unwrap();
-        let end = usize::from(over.bus() - 1);
-        out.sent(number);
-        let sent = guest.send(&mut host.bus, MAC, &frame(HOST, MAC).encode());
-        assert_eq!(sent.unwrap(), Some(over));
-        back.sent(number);
-        assert!(host.ends[end].send(&frame(MAC, HOST).encode()).unwrap());
-        let (mut there, mut here) = (false, false);
-        until("a frame", || {
-            tick(host, guest, now);
-            while let Some(bytes) = host.ends[end].receive().unwrap() {
-                let frame = NumberedFrame::decode(&bytes).filter(|f| f.stream == stream);
-                there |= frame.inspect(|f| out.arrived(f.number)).is_some();
-            }
-            while let Some(delivery) = guest.receive() {
-                let frame = NumberedFrame::decode(&delivery.frame).filter(|f| f.stream == stream);
-                here |= frame.inspect(|f| back.arrived(f.number)).is_some();
-            }
-            there && here || guest.active(MAC) != Some(over)
-        });
-        if guest.active(MAC) != Some(over) {
-            return false;
-        }
-    }
-    assert!(out.account().is_clean(), "out: {}", out.account());
-    assert!(back.account().is_clean(), "back: {}", back.account());
-    true
-}
-
-fn boot(host: &mut Host, now: &mut Duration, seed: u64) -> Guest {
-    let options = GuestOptions {
-        seed,
-        net: NetOptions {
-            ring_limit: 16,
-            ..NetOptions::default()
-        },
-        ..GuestOptions::default()
+fn journey(native: bool, seed: u64, play: impl FnOnce(Journey) -> Result<()>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let setup = Setup {
+        native,
+        ..Setup::default()
     };
-    let mut guest = Guest::boot(&mut host.bus, options, *now).unwrap();
-    paired(host, &mut guest, now);
-    guest
+    play(Journey::start(folder.path(), seed, &setup)?)
 }
 
-fn paired(host: &mut Host, guest: &mut Guest, now: &mut Duration) {
-    until("the primary", || {
-        tick(host, guest, now);
-        guest
-            .masters()
-            .iter()
-            .any(|master| master.primary.is_some())
+#[test]
+fn a_pair_migrates_with_frames_on_the_way_and_comes_back_to_its_primary() {
+    each_hotplug(|mut journey, native| {
+        let stage = &mut journey.stage;
+        stage.reachable()?;
+        journey.relay.hold(Section::Ram);
+        journey.migrate()?;
+        let stage = &mut journey.stage;
+        // Up to the guest's eject, which takes its time with native hotplug; then memory stands still on the wire.
+        stage.until_with_frames("pre-copy", |stage| Ok(stage.host(SOURCE)?.was("active")))?;
+        ensure!(!stage.has_primary() && stage.host(SOURCE)?.was("wait-unplug"));
+        if native {
+            ensure!(stage.now >= Duration::from_secs(5), "{:?}", stage.now);
+        }
+        stage.reachable()?;
+        journey.relay.release();
+        stage.wait_with_frames("the end", |stage| Ok(stage.host(SOURCE)?.was("completed")))?;
+        ensure!(stage.running()? == Some(TARGET));
+        let (at, reason) = journey.arrives()?;
+        ensure!(at == TARGET && reason.is_none(), "{reason:?}");
+        Ok(())
     });
 }
 
 #[test]
-fn a_pair_migrates_and_comes_back_to_its_primary() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut now = Duration::ZERO;
-    let mut source = Host::start(&folder.path().join("source"), false);
-    let mut guest = boot(&mut source, &mut now, 0);
-    assert!(exchange(&mut source, &mut guest, &mut now, 1));
-    let mut target = Host::start(&folder.path().join("target"), true);
-    moves(
-        &folder.path().join("move"),
-        &mut source,
-        &mut target,
-        &mut guest,
-        &mut now,
-    );
-    assert!(
-        source.was("wait-unplug") && source.was("completed"),
-        "{:?}",
-        source.states
-    );
-    // It arrives on its standby alone.
-    assert_eq!(guest.active(MAC).unwrap().bus(), 1);
-    paired(&mut target, &mut guest, &mut now);
-    assert!(exchange(&mut target, &mut guest, &mut now, 2));
+fn a_cancel_in_each_state_leaves_the_guest_with_its_primary() {
+    for halt in [Halt::Setup, Halt::WaitUnplug, Halt::Active, Halt::Device] {
+        each_hotplug(|mut journey, _| {
+            journey.to(halt)?;
+            journey.source()?.cancel()?;
+            journey.go_on()?;
+            let stage = &mut journey.stage;
+            stage.wait("the cancel", |s| Ok(s.host(SOURCE)?.was("cancelled")))?;
+            let (at, reason) = journey.arrives()?;
+            ensure!(at == SOURCE && reason.is_none(), "{halt:?}: {reason:?}");
+            Ok(())
+        });
+    }
 }
 
-/// Migrates until it completes, or does not: then it is cancelled. Whether it completed.
-fn moves(
-    socket: &Path,
-    source: &mut Host,
-    target: &mut Host,
-    guest: &mut Guest,
-    now: &mut Duration,
-) -> bool {
-    let uri = format!("unix:{}", socket.display());
-    let listen = uri.clone();
-    let listening = target.control.ask(move |board| {
-        board
-            .migrate_incoming(&listen, false, &mut |_| None)
-            .is_ok()
+/// With native hotplug a guest that has begun to let go may do so after a cancel: from the moment its driver is out it
+/// is reached over its standby, and not only once the slot is off, a second later.
+#[test]
+fn a_driver_that_leaves_after_a_cancel_moves_the_path_at_once() {
+    journey(true, 0, |mut journey| {
+        journey.to(Halt::WaitUnplug)?;
+        journey.source()?.cancel()?;
+        let stage = &mut journey.stage;
+        stage.wait("the cancel", |s| Ok(s.host(SOURCE)?.was("cancelled")))?;
+        stage.still = false;
+        stage.until("the standby", |s| Ok(s.host(SOURCE)?.path() == 0))?;
+        ensure!(stage.now == Duration::from_secs(5), "{:?}", stage.now);
+        let (at, reason) = journey.arrives()?;
+        ensure!(at == SOURCE && reason.is_none(), "{reason:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The request is repeated in the moment in which the guest lets go, of which the control thread has not heard yet.
+#[test]
+fn a_request_that_is_repeated_too_late_harms_nothing() {
+    journey(false, 0, |mut journey| {
+        journey.to(Halt::WaitUnplug)?;
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        let source = journey.stage.host(SOURCE)?;
+        source
+            .machine
+            .control
+            .post(move |_| held.recv().unwrap_or_default());
+        let stage = &mut journey.stage;
+        stage.guest.step(&mut stage.bus, stage.now)?;
+        ensure!(!stage.has_primary());
+        // Due when the control thread is free again, before it learns of the eject.
+        stage.host(SOURCE)?.jump(Duration::from_secs(6));
+        go.send(())?;
+        journey.go_on()?;
+        let stage = &mut journey.stage;
+        stage.wait("the end", |s| Ok(s.host(SOURCE)?.ended()))?;
+        let (at, reason) = journey.arrives()?;
+        ensure!(at == TARGET && reason.is_none(), "{at}: {reason:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A guest that reboots in the midst of a migration: wherever in its boot it is when the machine stops, it boots on
+/// from there where it goes on.
+#[test]
+fn a_reboot_while_memory_is_sent_goes_on_wherever_the_guest_is() {
+    each_hotplug(|mut journey, _| {
+        journey.to(Halt::Active)?;
+        // The migration goes on in its own threads, while the guest boots here: somewhere in that it is stopped.
+        journey.relay.release();
+        let stage = &mut journey.stage;
+        stage.guest.reboot(&mut stage.bus, stage.now)?;
+        stage.wait("the end", |stage| Ok(stage.host(SOURCE)?.ended()))?;
+        ensure!(stage.host(SOURCE)?.was("completed"));
+        let (at, reason) = journey.arrives()?;
+        ensure!(at == TARGET && reason.is_none(), "{reason:?}");
+        Ok(())
     });
-    assert!(matches!(listening, Ok(true)));
-    source.migrate(&uri);
-    let mut rounds = 0;
-    let mut cancelled = false;
-    until("the migration's end", || {
-        // From `active` on the guest may be stopped at any moment: its processor stands still.
-        if source.was("active") || source.was("completed") {
-            source.hear();
-        } else {
-            tick(source, guest, now);
-            rounds += 1;
-            if rounds == 200 {
-                cancelled = true;
-                source.control.post(|board| board.migrate_cancel());
+}
+
+/// The guest writes the reset register as it is stopped: the reset happens where it runs next.
+#[test]
+fn a_reset_asked_for_as_the_machine_stops_happens_where_the_guest_goes_on() {
+    for cancel in [false, true] {
+        each_hotplug(|mut journey, _| {
+            journey.to(Halt::PreSwitchover)?;
+            let source = journey.source()?;
+            ensure!(!source.runs());
+            // As the exit of a processor that was under way when it was stopped.
+            source.machine.client.port_write(0xcf9, &[6]);
+            if cancel {
+                source.cancel()?;
             }
-        }
-        ["completed", "cancelled", "failed"]
-            .iter()
-            .any(|end| source.was(end))
-    });
-    assert!(!(cancelled && source.was("completed")));
-    source.was("completed")
+            journey.go_on()?;
+            let stage = &mut journey.stage;
+            // The guest is in the midst of its boot then, wherever that is.
+            stage.still = true;
+            stage.wait("the end", |s| Ok(s.host(SOURCE)?.ended()))?;
+            let at = if cancel { SOURCE } else { TARGET };
+            let reset = MachineEvent::Reset(true);
+            stage.wait("the reset", |s| Ok(s.host(at)?.events().contains(&reset)))?;
+            ensure!(stage.running()? == Some(at));
+            Ok(())
+        });
+    }
 }
 
 /// One guest that does one thing wrong during a migration; afterwards it must be reachable where it runs.
 fn misbehaving(seed: u64) {
     let mut random = Seed::new(seed);
+    let native = random.below(2) == 1;
     let moment = random.pick(&Moment::ALL[1..]);
     let slow = Duration::from_millis(1 + random.below(2000));
-    // A boot takes many accesses, and a processor of ours does not stop in the midst of them when the machine stops for
-    // the hand-over: reboots have tests of their own.
-    let acts: Vec<Act> = Act::all(slow)
-        .into_iter()
-        .filter(|act| *act != Act::Reboot)
-        .collect();
-    let act = random.pick(&acts);
-    println!("{SEED_VARIABLE}={seed}: {act:?} at {moment:?}");
-    let folder = tempfile::tempdir().unwrap();
-    let mut now = Duration::ZERO;
-    let mut source = Host::start(&folder.path().join("source"), false);
-    let mut guest = boot(&mut source, &mut now, seed);
-    let mut target = Host::start(&folder.path().join("target"), true);
-    guest.misbehave(moment, act, 1);
-    let socket = folder.path().join("move");
-    let moved = moves(&socket, &mut source, &mut target, &mut guest, &mut now);
-    guest.behave();
-    let host = if moved { &mut target } else { &mut source };
-    until("a way to the guest", || {
-        tick(host, &mut guest, &mut now);
-        guest.active(MAC).is_some()
-    });
-    // The primary may come in between two frames, on a thread of its own; it does so once or twice.
-    assert!((0..5).any(|stream| exchange(host, &mut guest, &mut now, stream)));
-    println!(
-        "    moved: {moved}, on {:?}, {:?}",
-        guest.active(MAC),
-        source.states
-    );
+    let act = random.pick(&Act::all(slow));
+    let hotplug = if native { "native" } else { "ACPI" };
+    println!("{SEED_VARIABLE}={seed}: {act:?} at {moment:?}, {hotplug}");
+    journey(native, seed, |mut journey| {
+        journey.stage.guest.misbehave(moment, act, 1);
+        journey.migrate()?;
+        let stage = &mut journey.stage;
+        stage.until("the migration's end", |s| Ok(s.host(SOURCE)?.ended()))?;
+        let states = stage.host(SOURCE)?.states();
+        let (at, reason) = journey.arrives()?;
+        println!("    on host {at}, {reason:?}, {states:?}");
+        Ok(())
+    })
+    .unwrap_or_else(|error| panic!("{SEED_VARIABLE}={seed}: {error:?}"));
 }
 
 #[test]
@@ -327,13 +198,16 @@ fn a_misbehaving_guest_stays_reachable() {
 
 #[test]
 fn a_guest_that_reboots_gets_its_primary_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut now = Duration::ZERO;
-    let mut host = Host::start(&folder.path().join("host"), false);
-    let mut guest = boot(&mut host, &mut now, 0);
-    for stream in 0..3 {
-        guest.reboot(&mut host.bus, now).unwrap();
-        paired(&mut host, &mut guest, &mut now);
-        assert!(exchange(&mut host, &mut guest, &mut now, stream));
+    for native in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stage = Stage::start(folder.path(), native, 0).unwrap();
+        for _ in 0..3 {
+            stage.guest.reboot(&mut stage.bus, stage.now).unwrap();
+            let back = |stage: &Stage| Ok(stage.has_primary());
+            stage.until("the primary", back).unwrap();
+            stage.reachable().unwrap();
+        }
+        stage.check_frames().unwrap();
+        stage.end().unwrap();
     }
 }

@@ -388,3 +388,13 @@ impl Board {
         }
     }
 }
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.cpus.pause();
+        // Whoever may still hold the bus (a client of qtest) finds it empty: what a device has open closes with the board.
+        for function in self.root.functions() {
+            self.root.remove(&function.id);
+        }
+    }
+}

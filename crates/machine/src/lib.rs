@@ -25,6 +25,7 @@ mod event;
 pub mod fuzz;
 #[cfg(feature = "fuzz")]
 pub mod fuzz_board;
+pub mod in_process;
 mod incoming;
 pub mod inspect;
 pub mod network;

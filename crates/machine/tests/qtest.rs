@@ -4,13 +4,11 @@
 use config::vm::{Accel, DeviceConfig, VmConfig};
 use config::{Options, Source};
 use hypervisor::Bus;
-use hypervisor::qtest::Client;
-use machine::clock::{Clocks, ManualClock};
-use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
-use std::os::fd::OwnedFd;
+use machine::clock::ManualClock;
+use machine::in_process::InProcess;
+use machine::{MachineEvent, MachineListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 struct Ear(Sender<MachineEvent>);
@@ -22,20 +20,10 @@ impl MachineListener for Ear {
     }
 }
 
-struct NoFds;
-
-impl FdSource for NoFds {
-    fn take(&self, name: &str) -> Result<OwnedFd, String> {
-        Err(format!("no descriptor '{name}'"))
-    }
-}
-
 struct Machine {
-    control: Control,
-    client: Arc<Client>,
+    inner: InProcess,
     clock: Arc<ManualClock>,
     events: Receiver<MachineEvent>,
-    thread: Option<JoinHandle<u8>>,
 }
 
 impl Machine {
@@ -50,42 +38,26 @@ impl Machine {
             let device = DeviceConfig::from_options(options, Source::CommandLine).unwrap();
             config.devices.push(device);
         }
-        config.validate().unwrap();
         let clock = ManualClock::new();
-        let (control, control_loop) = control_with(Clocks::manual(&clock));
         let (sender, events) = channel();
-        let ear = Box::new(Ear(sender));
-        let mut board = machine::build(config, control.clone(), ear, &NoFds).unwrap();
-        board.power_up().unwrap();
-        let client = board.qtest().and_then(|qtest| qtest.client()).unwrap();
+        let inner = InProcess::start(config, &clock, Box::new(Ear(sender))).unwrap();
         Self {
-            control,
-            client,
+            inner,
             clock,
             events,
-            thread: Some(std::thread::spawn(move || control_loop.run(board).0)),
         }
     }
 
     fn inl(&self, port: u16) -> u32 {
         let mut data = [0; 4];
-        self.client.port_read(port, &mut data);
+        self.inner.client.port_read(port, &mut data);
         u32::from_le_bytes(data)
     }
 
     fn config_read(&self, bus: u32, devfn: u32, register: u32) -> u32 {
         let address = 1 << 31 | bus << 16 | devfn << 8 | register;
-        self.client.port_write(0xcf8, &address.to_le_bytes());
+        self.inner.client.port_write(0xcf8, &address.to_le_bytes());
         self.inl(0xcfc)
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        self.control.post(|board| board.quit("host-qmp-quit"));
-        if let Some(thread) = self.thread.take() {
-            assert_eq!(thread.join().unwrap(), 0);
-        }
     }
 }
 
@@ -101,25 +73,29 @@ fn a_client_finds_the_board_and_nobody_has_assigned_resources() {
     assert_eq!(machine.config_read(0, 1 << 3, 0x18) & 0xffff_ff00, 0);
     assert_eq!(machine.config_read(1, 0, 0), u32::MAX);
     let mut ecam = [0; 4];
-    machine.client.memory_read(0xb000_8000, &mut ecam);
+    machine.inner.client.memory_read(0xb000_8000, &mut ecam);
     assert_eq!(u32::from_le_bytes(ecam), 0x000c_1b36);
 
     machine.config_read(0, 1 << 3, 0x18);
-    machine.client.port_write(0xcfd, &[1]);
-    machine.client.port_write(0xcfe, &[1]);
+    machine.inner.client.port_write(0xcfd, &[1]);
+    machine.inner.client.port_write(0xcfe, &[1]);
     assert_eq!(machine.config_read(1, 0, 0), 0x1041_1af4);
     assert_eq!(machine.config_read(1, 0, 0x20) & !0xf, 0, "BAR 4");
 
-    machine.client.port_write(0x510, &3_u16.to_le_bytes());
+    machine.inner.client.port_write(0x510, &3_u16.to_le_bytes());
     let bytes: Vec<u8> = (0..8)
         .map(|_| {
             let mut byte = [0];
-            machine.client.port_read(0x511, &mut byte);
+            machine.inner.client.port_read(0x511, &mut byte);
             byte[0]
         })
         .collect();
     assert_eq!(bytes, (64_u64 << 20).to_le_bytes());
-    machine.control.ask(|board| board.stop().unwrap()).unwrap();
+    machine
+        .inner
+        .control
+        .ask(|board| board.stop().unwrap())
+        .unwrap();
     assert_eq!(machine.events.try_recv().unwrap(), MachineEvent::Stop);
 }
 
@@ -129,5 +105,42 @@ fn the_guests_timer_counts_by_the_clock_that_was_handed_in() {
     assert_eq!(machine.inl(0x608), 0);
     machine.clock.advance(Duration::from_secs(1));
     assert_eq!(machine.inl(0x608), 3_579_545);
-    assert_eq!(machine.control.now().as_ms(), 1000);
+    assert_eq!(machine.inner.control.now().as_ms(), 1000);
+}
+
+#[test]
+fn a_machine_that_ends_leaves_nobody_on_the_bus_and_no_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut config = VmConfig {
+        memory_bytes: 64 << 20,
+        ..VmConfig::default()
+    };
+    config.machine.accel = vec![Accel::Qtest];
+    let netdev = format!(
+        "dgram,id=n0,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+        path("here"),
+        path("there")
+    );
+    let options = Options::parse(&netdev, Some("type")).unwrap();
+    let netdev = config::vm::NetdevConfig::from_options(options, Source::CommandLine);
+    config.netdevs.push(netdev.unwrap());
+    let nic = Options::parse("virtio-net-pci,netdev=n0,addr=0x3", Some("driver")).unwrap();
+    let nic = DeviceConfig::from_options(nic, Source::CommandLine).unwrap();
+    config.devices.push(nic);
+    let (sender, _events) = channel();
+    let clock = ManualClock::new();
+    let machine = InProcess::start(config, &clock, Box::new(Ear(sender))).unwrap();
+    // A client that is still there when the machine ends.
+    let client = Arc::clone(&machine.client);
+    let nic = || {
+        let mut id = [0; 4];
+        client.memory_read(0xb000_0000 + (3 << 15), &mut id);
+        u32::from_le_bytes(id)
+    };
+    assert_eq!(nic(), 0x1041_1af4);
+    assert!(folder.path().join("here").exists());
+    assert_eq!(machine.end(), 0);
+    assert_eq!(nic(), u32::MAX);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

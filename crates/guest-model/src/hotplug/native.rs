@@ -395,3 +395,7 @@ impl NativeSlot {
         access.write16(bus, self.port, express + regs::SLOT_STATUS, status)
     }
 }
+
+#[cfg(test)]
+#[path = "native_test.rs"]
+mod tests;

@@ -201,3 +201,91 @@ impl SplitRing {
         ram.give_back(self.block);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryBus;
+
+    const SIZE: u16 = 4;
+
+    fn ring() -> (MemoryBus, SplitRing) {
+        let mut bus = MemoryBus::new(1 << 16);
+        let mut ram = GuestRam::new(0x1000, 0x8000);
+        let ring = SplitRing::new(&mut bus, &mut ram, 3, SIZE).unwrap();
+        (bus, ring)
+    }
+
+    /// Uses the chain with this head, as a device does.
+    fn use_chain(bus: &mut MemoryBus, ring: &SplitRing, head: u32, written: u32) {
+        let [_, _, used] = ring.rings();
+        let index = bus.word(used + 2);
+        let entry = used + 4 + 8 * u64::from(index % SIZE);
+        bus.put(entry, &head.to_le_bytes());
+        bus.put(entry + 4, &written.to_le_bytes());
+        bus.put(used + 2, &index.wrapping_add(1).to_le_bytes());
+    }
+
+    #[test]
+    fn a_chain_is_laid_out_and_comes_back_with_its_token() {
+        let (mut bus, mut ring) = ring();
+        let segments = [
+            Segment::readable(0xa000, 16),
+            Segment::writable(0xb000, 2048),
+        ];
+        assert!(ring.add(&mut bus, &segments, 77).unwrap());
+        let [descriptors, available, _] = ring.rings();
+        assert_eq!(bus.word(available + 2), 1);
+        let first = descriptors + 16 * u64::from(bus.word(available + 4));
+        assert_eq!(bus.read64(first).unwrap(), 0xa000);
+        assert_eq!(bus.read32(first + 8).unwrap(), 16);
+        assert_eq!(bus.word(first + 12), NEXT);
+        let second = descriptors + 16 * u64::from(bus.word(first + 14));
+        assert_eq!(bus.read64(second).unwrap(), 0xb000);
+        assert_eq!(bus.word(second + 12), WRITE);
+
+        assert_eq!((ring.room(), ring.in_flight()), (2, 1));
+        assert_eq!(ring.take_used(&mut bus).unwrap(), None);
+        let head = bus.word(available + 4).into();
+        use_chain(&mut bus, &ring, head, 60);
+        let done = Completion {
+            token: 77,
+            written: 60,
+        };
+        assert_eq!(ring.take_used(&mut bus).unwrap(), Some(done));
+        assert_eq!((ring.room(), ring.in_flight()), (4, 0));
+    }
+
+    #[test]
+    fn a_full_ring_takes_no_more_and_its_indices_go_round() {
+        let (mut bus, mut ring) = ring();
+        let one = [Segment::readable(0xa000, 1)];
+        let [_, available, _] = ring.rings();
+        let rounds = u64::from(u16::MAX) + 10;
+        for token in 0..rounds {
+            assert!(ring.add(&mut bus, &one, token).unwrap());
+            let slot = (token % u64::from(SIZE)) * 2;
+            let head = bus.word(available + 4 + slot).into();
+            use_chain(&mut bus, &ring, head, 0);
+            let done = ring.take_used(&mut bus).unwrap();
+            assert_eq!(done.map(|done| done.token), Some(token));
+        }
+        assert_eq!(u64::from(bus.word(available + 2)), rounds % 0x1_0000);
+        let too_long = [one[0]; SIZE as usize + 1];
+        assert!(!ring.add(&mut bus, &too_long, 0).unwrap());
+        (0..SIZE).for_each(|_| assert!(ring.add(&mut bus, &one, 0).unwrap()));
+        assert!(!ring.add(&mut bus, &one, 0).unwrap());
+    }
+
+    #[test]
+    fn a_device_that_uses_what_nobody_offered_is_found_out() {
+        for head in [1, 0x1_0000, u32::MAX] {
+            let (mut bus, mut ring) = ring();
+            ring.add(&mut bus, &[Segment::writable(0xa000, 8)], 0)
+                .unwrap();
+            use_chain(&mut bus, &ring, head, 0);
+            let error = ring.take_used(&mut bus).unwrap_err();
+            assert!(matches!(error, GuestError::Broken(_)), "{error}");
+        }
+    }
+}

@@ -4,15 +4,19 @@ mod qmp;
 
 pub use qmp::{Event, Qmp, QmpError};
 
+use crate::bell;
 use crate::qtest::QtestBus;
-use std::io::{self, Read as _};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a VMM may take to listen on its sockets, and to end.
+/// How long a VMM may take to connect to its sockets, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Which program, and how it is started so that no CPU of its own runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,28 +42,56 @@ impl Program {
 #[derive(Debug)]
 pub struct Vmm {
     child: Child,
+    /// Readable once it has ended.
+    end: OwnedFd,
     folder: PathBuf,
+    bus: Option<QtestBus>,
     /// Its monitor.
     pub qmp: Qmp,
 }
 
+/// A socket that the VMM connects to, so that it need not be asked again and again whether it listens.
+struct Door(UnixListener);
+
+impl Door {
+    fn open(folder: &Path, name: &str) -> io::Result<(Self, String)> {
+        let path = folder.join(name);
+        let listener = UnixListener::bind(&path)?;
+        Ok((Self(listener), format!("unix:{}", path.display())))
+    }
+
+    /// Whether the VMM is at the door; `false` when it has ended before.
+    fn knocked(&self, vmm_end: &OwnedFd, until: Instant) -> io::Result<bool> {
+        let mut fds = [
+            PollFd::new(&self.0, PollFlags::IN),
+            PollFd::new(vmm_end, PollFlags::IN),
+        ];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if bell::ready(&mut fds, left)? {
+                return Ok(!fds[0].revents().is_empty());
+            }
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
 impl Vmm {
-    /// Starts a q35 machine with `args` added, and connects to its monitor. Sockets and logs go to `folder`, which is
-    /// this VMM's alone.
+    /// Starts a q35 machine with `args` added, and has it connect its monitor and its CPU's place to us. Sockets and
+    /// logs go to `folder`, which is this VMM's alone.
     ///
     /// # Errors
     /// It does not start, or ends with a message, which is in the error.
     pub fn start(program: &Program, folder: &Path, args: &[impl AsRef<str>]) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let socket =
-            |name: &str| format!("unix:{},server=on,wait=off", folder.join(name).display());
         let mut command = match program {
             Program::Qemu(path) => {
                 let firmware = folder.join("halt.bin");
                 std::fs::write(&firmware, halting_firmware())?;
                 let mut command = Command::new(path);
                 command.args(["-accel", "tcg", "-bios"]).arg(firmware);
-                command.args(["-qtest-log", "none"]);
                 command
             }
             Program::Qtest(path) => {
@@ -68,49 +100,59 @@ impl Vmm {
                 command
             }
         };
+        let (qtest_door, qtest) = Door::open(folder, "qtest")?;
+        let (qmp_door, qmp) = Door::open(folder, "qmp")?;
         command
             .args(["-M", "q35", "-m", "64", "-nodefaults", "-display", "none"])
-            .args(["-qtest", &socket("qtest"), "-qmp", &socket("qmp")])
+            .args(["-qtest", &qtest, "-qtest-log", "none", "-qmp", &qmp])
             .args(args.iter().map(AsRef::as_ref))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(folder.join("stdout"))?)
             .stderr(std::fs::File::create(folder.join("stderr"))?);
         let mut child = command.spawn()?;
-        let end = Instant::now() + PATIENCE;
-        let qmp = loop {
-            if let Ok(qmp) = Qmp::connect(&folder.join("qmp")) {
-                break Ok(qmp);
-            }
-            if let Some(status) = child.try_wait()? {
-                let mut said = String::new();
-                std::fs::File::open(folder.join("stderr"))?.read_to_string(&mut said)?;
-                break Err(io::Error::other(format!("{status}: {}", said.trim())));
-            }
-            if Instant::now() > end {
-                break Err(io::ErrorKind::TimedOut.into());
-            }
-            std::thread::sleep(LOOK);
-        };
-        match qmp {
-            Ok(qmp) => Ok(Self {
+        let connected = Self::connect(&child, &qtest_door, &qmp_door);
+        match connected {
+            Ok(Some((end, bus, qmp))) => Ok(Self {
                 child,
+                end,
                 folder: folder.to_owned(),
+                bus: Some(bus),
                 qmp,
             }),
-            Err(error) => {
+            failed => {
                 let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
+                let status = child.wait()?;
+                failed?;
+                let said = std::fs::read_to_string(folder.join("stderr"))?;
+                Err(io::Error::other(format!("{status}: {}", said.trim())))
             }
         }
     }
 
-    /// The CPU's place. A VMM takes one such client at a time.
+    /// `None` when it ends instead.
+    fn connect(
+        child: &Child,
+        qtest: &Door,
+        qmp: &Door,
+    ) -> io::Result<Option<(OwnedFd, QtestBus, Qmp)>> {
+        let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        let until = Instant::now() + PATIENCE;
+        if !qtest.knocked(&end, until)? || !qmp.knocked(&end, until)? {
+            return Ok(None);
+        }
+        let bus = QtestBus::over(qtest.0.accept()?.0)?;
+        let qmp = Qmp::over(qmp.0.accept()?.0).map_err(io::Error::other)?;
+        Ok(Some((end, bus, qmp)))
+    }
+
+    /// The CPU's place. A VMM has one.
     ///
     /// # Errors
-    /// The VMM is gone.
-    pub fn bus(&self) -> io::Result<QtestBus> {
-        QtestBus::connect(self.folder.join("qtest"))
+    /// It was taken.
+    pub fn bus(&mut self) -> io::Result<QtestBus> {
+        self.bus
+            .take()
+            .ok_or_else(|| io::Error::other("the CPU's place was taken before"))
     }
 
     /// Where its sockets and logs are.
@@ -142,16 +184,10 @@ impl Vmm {
     pub fn quit(mut self) -> io::Result<ExitStatus> {
         // It may close the monitor before it has answered.
         let _ = self.qmp.execute("quit", None);
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > end {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            std::thread::sleep(LOOK);
+        if !bell::readable(&self.end, PATIENCE)? {
+            return Err(io::ErrorKind::TimedOut.into());
         }
+        self.child.wait()
     }
 }
 

@@ -52,7 +52,14 @@ impl Qmp {
     /// # Errors
     /// Nobody listens there, or it is no monitor.
     pub fn connect(path: &Path) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(path)?;
+        Self::over(UnixStream::connect(path)?)
+    }
+
+    /// Speaks over a stream that is connected already, and leaves capabilities negotiation.
+    ///
+    /// # Errors
+    /// At its other end is no monitor.
+    pub fn over(stream: UnixStream) -> Result<Self, QmpError> {
         let mut qmp = Self {
             stream,
             partial: Vec::new(),
@@ -164,7 +171,7 @@ impl Qmp {
                 return serde_json::from_slice(&line).map_err(io::Error::other);
             }
             let left = end.saturating_duration_since(Instant::now());
-            if !crate::wait::readable(&self.stream, left)? && left.is_zero() {
+            if !crate::bell::readable(&self.stream, left)? && left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.receive()?;
@@ -172,7 +179,7 @@ impl Qmp {
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        if !crate::wait::readable(&self.stream, Duration::ZERO)? {
+        if !crate::bell::readable(&self.stream, Duration::ZERO)? {
             return Ok(());
         }
         let mut chunk = [0; 16 << 10];

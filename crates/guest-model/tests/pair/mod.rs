@@ -4,17 +4,16 @@
 use config::vm::{Accel, DeviceConfig, Incoming, NetdevConfig, VmConfig};
 use config::{Options, Source};
 use guest_model::*;
-use machine::clock::{Clocks, ManualClock};
+use machine::clock::ManualClock;
+use machine::in_process::InProcess;
 use machine::inspect::{Inspect, Path as Way};
-use machine::{Control, FdSource, MachineEvent, MachineListener, control_with};
+use machine::{Control, MachineEvent, MachineListener};
 use migration::Capability;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x11, 0x11, 0x11];
@@ -26,14 +25,6 @@ impl MachineListener for Ear {
     fn event(&self, event: MachineEvent) {
         // A test that has ended hears nothing any more.
         let _ = self.0.send(event);
-    }
-}
-
-struct NoFds;
-
-impl FdSource for NoFds {
-    fn take(&self, name: &str) -> Result<OwnedFd, String> {
-        Err(format!("no descriptor '{name}'"))
     }
 }
 
@@ -62,7 +53,7 @@ pub(crate) struct Host {
     pub(crate) ends: [HostEnd; 3],
     pub(crate) guest: Option<Guest>,
     pub(crate) now: Duration,
-    thread: Option<JoinHandle<u8>>,
+    machine: Option<InProcess>,
 }
 
 fn device(text: &str) -> DeviceConfig {
@@ -112,23 +103,20 @@ impl Host {
         ] {
             config.devices.push(device(text));
         }
-        config.validate().unwrap();
         let clock = ManualClock::new();
-        let (control, control_loop) = control_with(Clocks::manual(&clock));
         let (sender, events) = channel();
-        let ear = Box::new(Ear(sender));
-        let mut board = machine::build(config, control.clone(), ear, &NoFds).unwrap();
-        board.power_up().unwrap();
-        let client = board.qtest().and_then(|qtest| qtest.client()).unwrap();
+        let machine = InProcess::start(config, &clock, Box::new(Ear(sender))).unwrap();
+        let mut bus = InProcessBus::new(Bell::new().unwrap());
+        bus.add(&machine.client, &machine.gate);
         Self {
-            control,
+            control: machine.control.clone(),
             clock,
-            bus: InProcessBus::new(client),
+            bus,
             events,
             ends,
             guest: None,
             now: Duration::ZERO,
-            thread: Some(std::thread::spawn(move || control_loop.run(board).0)),
+            machine: Some(machine),
         }
     }
 
@@ -226,9 +214,8 @@ impl Host {
 
     /// Ends the machine.
     pub(crate) fn quit(&mut self) {
-        self.control.post(|board| board.quit("host-qmp-quit"));
-        if let Some(thread) = self.thread.take() {
-            assert_eq!(thread.join().unwrap(), 0);
+        if let Some(machine) = self.machine.take() {
+            assert_eq!(machine.end(), 0);
         }
     }
 }

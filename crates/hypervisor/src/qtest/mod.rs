@@ -10,13 +10,15 @@
 //! ```
 //! No guest code runs and `/dev/kvm` is not opened. Everything else of the machine is what it is under KVM.
 //!
-//! Rejected: holding the client off while the machine is stopped. A client of QEMU's may look at memory then, and no
-//! lock is needed: each device has its own, and RAM is written as any device writes it.
+//! A client is not held off while the machine is stopped: one of QEMU's may look at memory then, and no lock is needed,
+//! since each device has its own, and RAM is written as any device writes it. One in this process that is to stop and
+//! go on as a processor does asks the [`Gate`] before each access.
 
 mod client;
 mod doorbells;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod gate;
 mod intercept;
 mod interrupts;
 mod processors;
@@ -25,7 +27,9 @@ mod values;
 mod watch;
 
 pub use client::{Client, GuestClock};
+pub use gate::{Gate, Inside};
 pub use interrupts::{InterruptListener, LINES};
+pub use pci::MsiMessage;
 pub use protocol::{MAX_LINE_BYTES, MAX_TRANSFER_BYTES, Pins, Protocol, Reply};
 
 use crate::accelerator::{Accelerator, Processors, StateKind, decode, encode};
@@ -47,6 +51,7 @@ pub struct Qtest {
     doorbells: Arc<Doorbells>,
     interrupts: Arc<Interrupts>,
     client: OnceLock<Arc<Client>>,
+    gate: Arc<Gate>,
 }
 
 /// What is saved of the interrupt controllers: there are none, only the lines that would lead to them.
@@ -75,12 +80,18 @@ impl Qtest {
             doorbells: Arc::default(),
             interrupts,
             client: OnceLock::new(),
+            gate: Arc::default(),
         }))
     }
 
     /// The client's view of the machine; `None` until the machine is built.
     pub fn client(&self) -> Option<Arc<Client>> {
         self.client.get().cloned()
+    }
+
+    /// Whether the machine runs, for a client that is to keep to it.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// From now on `listener` hears of each interrupt, until it is dropped.
@@ -114,7 +125,7 @@ impl Accelerator for Qtest {
         if self.client.set(Arc::new(client)).is_err() {
             tracing::debug!("a machine's processors were made twice; the first client stays");
         }
-        Ok(Box::new(IdleProcessors::new(count)))
+        Ok(Box::new(IdleProcessors::new(count, Arc::clone(&self.gate))))
     }
 
     fn set_dirty_log(&self, _: bool) -> Result<(), HypervisorError> {

@@ -1,9 +1,10 @@
 //! Processors that execute nothing.
 
+use super::gate::Gate;
 use crate::accelerator::{Processors, StateKind, decode, encode};
 use crate::{BootRegisters, HypervisorError};
 use minicbor::{Decode, Encode};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 /// A saved processor: that it was one.
 #[derive(Debug, Encode, Decode)]
@@ -14,15 +15,12 @@ struct IdleState {
 
 pub(super) struct IdleProcessors {
     count: u32,
-    running: AtomicBool,
+    gate: Arc<Gate>,
 }
 
 impl IdleProcessors {
-    pub(super) fn new(count: u32) -> Self {
-        Self {
-            count,
-            running: AtomicBool::new(false),
-        }
+    pub(super) fn new(count: u32, gate: Arc<Gate>) -> Self {
+        Self { count, gate }
     }
 }
 
@@ -39,11 +37,11 @@ impl Processors for IdleProcessors {
     }
 
     fn resume(&self) {
-        self.running.store(true, Ordering::Release);
+        self.gate.open();
     }
 
     fn pause(&self) {
-        self.running.store(false, Ordering::Release);
+        self.gate.close();
     }
 
     fn reset(&self, boot: Option<BootRegisters>) -> Result<(), HypervisorError> {

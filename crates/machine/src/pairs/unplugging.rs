@@ -43,6 +43,14 @@ impl Board {
             Ok(()) => {}
             // It is in the midst of something with this slot: asked again before long.
             Err(SlotError::GuestBusy) => tracing::debug!(primary = id, "the slot is busy"),
+            // The guest has just let go: that is on its way here.
+            Err(SlotError::DeviceNotFound(_)) => {
+                tracing::debug!(
+                    primary = id,
+                    attempt,
+                    "asked of a slot that is empty already"
+                );
+            }
             Err(error) => self.feed(id, &Event::UnplugNotAsked(error.to_string())),
         }
     }
