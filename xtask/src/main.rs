@@ -5,6 +5,7 @@ mod demo;
 mod differential;
 mod fuzz;
 mod lab_commands;
+mod matrix;
 mod measure;
 mod native;
 mod page;
@@ -41,6 +42,8 @@ enum Task {
     Fuzz(fuzz::FuzzOptions),
     /// Standfast beside QEMU: each scenario played to both, and what differs.
     Differential(differential::DifferentialOptions),
+    /// Each fault at each moment of a migration, played in one process; a table.
+    Matrix(matrix::MatrixOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -67,6 +70,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => test::ci(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Matrix(options) => matrix::run(&options),
         Task::Differential(options) => differential::run(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),

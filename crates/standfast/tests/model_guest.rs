@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use guest_model::vmm::{Event, Program, Vmm};
+use guest_model::vmm::{Event, Program, Qmp, Vmm};
 use guest_model::*;
 use serde_json::json;
 use std::io::Write as _;
@@ -285,4 +285,57 @@ fn a_pair_moves_with_hotplug_by_acpi() {
 #[test]
 fn a_pair_moves_with_native_hotplug() {
     on_both(|program| pair_moves(program, true));
+}
+
+/// The target's process is killed, and the client that asked for the migration is gone: the guest stays, with its primary.
+#[test]
+fn a_killed_target_and_a_lost_client_leave_the_guest_its_primary() {
+    let program = Program::Qtest(env!("CARGO_BIN_EXE_standfast").into());
+    let folder = tempfile::tempdir().unwrap();
+    let [source_ends, target_ends] =
+        ["source", "target"].map(|name| ends(&folder.path().join(name)));
+    let second = folder.path().join("second");
+    let mut args = pair(&source_ends, false, false);
+    let listens = format!("unix:{},server=on,wait=off", second.display());
+    args.extend(["-qmp".to_owned(), listens]);
+    let mut source = Vmm::start(&program, &folder.path().join("source/vmm"), &args).unwrap();
+    let mut other = Qmp::connect(&second).unwrap();
+    let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    let set = other.execute("migrate-set-capabilities", Some(events));
+    set.unwrap();
+    let mut bus = source.bus().unwrap();
+    let mut now = Duration::ZERO;
+    let mut guest = Guest::boot(&mut bus, GuestOptions::default(), now).unwrap();
+    let mut primary = |bus: &mut QtestBus, guest: &mut Guest| {
+        until(bus, |bus| {
+            now += Duration::from_millis(20);
+            guest.step(bus, now).unwrap();
+            guest.masters().first()?.primary
+        });
+        now
+    };
+    primary(&mut bus, &mut guest);
+
+    let args = pair(&target_ends, false, true);
+    let mut target = Vmm::start(&program, &folder.path().join("target/vmm"), &args).unwrap();
+    let uri = json!({ "uri": format!("unix:{}", folder.path().join("stream").display()) });
+    let listens = target.qmp.execute("migrate-incoming", Some(uri.clone()));
+    listens.unwrap();
+    source.qmp.execute("migrate", Some(uri)).unwrap();
+    source.qmp.hang_up().unwrap();
+    let mut state = |wanted: &str| {
+        let is = |event: &Event| event.data["status"] == wanted;
+        let came = other.wait_event(Duration::from_secs(20), is).unwrap();
+        assert!(came.is_some(), "{wanted}: {:?}", other.history());
+    };
+    // The guest has not looked yet.
+    state("wait-unplug");
+    target.kill().unwrap();
+    state("failed");
+    let now = primary(&mut bus, &mut guest);
+    sends(&mut bus, &mut guest, &source_ends, 2);
+    receives(&mut bus, &mut guest, &source_ends, 2, now);
+    let pairs = other.execute("query-failover", None).unwrap();
+    assert_eq!(pairs[0]["path"], "primary", "{pairs}");
+    other.execute("quit", None).unwrap();
 }

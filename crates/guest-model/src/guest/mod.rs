@@ -106,7 +106,7 @@ pub struct Delivery {
     pub frame: Vec<u8>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Hotplug {
     None,
     Acpi(AcpiHotplug),
@@ -114,7 +114,7 @@ enum Hotplug {
 }
 
 /// A guest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Guest {
     options: GuestOptions,
     ram: GuestRam,

@@ -270,6 +270,20 @@ impl Guest {
         }
     }
 
+    /// Takes the drivers off what is behind a port and ejects it, whoever asked for that or did not.
+    ///
+    /// # Errors
+    /// The bus; the slot does not take a command.
+    pub fn eject_unasked(
+        &mut self,
+        bus: &mut dyn GuestBus,
+        port: Bdf,
+        now: Duration,
+    ) -> Result<(), GuestError> {
+        self.clear_slot(bus, port, now)?;
+        self.eject(bus, port, now)
+    }
+
     fn eject(
         &mut self,
         bus: &mut dyn GuestBus,

@@ -94,7 +94,7 @@ pub enum SlotOrder {
 }
 
 /// A slot with its registers and its interrupt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NativeSlot {
     port: Bdf,
     express: u16,

@@ -38,7 +38,7 @@ impl MessageCell {
 }
 
 /// A page of words for messages to be written to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MsiWords {
     page: Block,
     free: Vec<u64>,

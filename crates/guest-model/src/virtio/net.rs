@@ -98,7 +98,7 @@ pub struct LinkStatus {
     pub announce: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pair {
     receive: SplitRing,
     transmit: SplitRing,
@@ -111,7 +111,7 @@ struct Pair {
 }
 
 /// A network device in use.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NetDriver {
     transport: VirtioPci,
     access: ConfigAccess,

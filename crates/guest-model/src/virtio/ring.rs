@@ -49,7 +49,7 @@ pub struct Completion {
 }
 
 /// One queue: descriptors and both rings in one piece of RAM.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SplitRing {
     queue: u16,
     size: u16,

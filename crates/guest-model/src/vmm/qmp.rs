@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -103,6 +104,14 @@ impl Qmp {
             }
             return Ok(answer["return"].take());
         }
+    }
+
+    /// Goes away, as a client whose host is lost; nothing can be asked any more.
+    ///
+    /// # Errors
+    /// The connection is gone already.
+    pub fn hang_up(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Both)
     }
 
     /// The next event, if one is there already or comes within `limit`.

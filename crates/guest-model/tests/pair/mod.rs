@@ -194,6 +194,10 @@ impl Host {
             board.migrate(&uri, &mut |_| None, Box::new(|_| {}));
         });
         assert!(asked.is_ok());
+        if let Some(machine) = &target.machine {
+            // Its processor may be in the midst of something when it moves.
+            self.bus.add(&machine.client, &machine.gate);
+        }
         let mut states = Vec::new();
         let end = Instant::now() + Duration::from_secs(10);
         let was = |states: &[String], state| states.iter().any(|seen| seen == state);

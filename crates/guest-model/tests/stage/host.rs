@@ -64,13 +64,13 @@ fn configuration(setup: &Setup, ends: &[HostEnd; 2]) -> Result<VmConfig> {
     config.incoming = setup.incoming.then_some(Incoming::Defer);
     if let Some(folder) = &setup.memory {
         let text = format!(
-            "memory-backend-file,id=ram0,size={MEMORY_BYTES},share=on,mem-path={}",
+            "memory-backend-file,id=pc.ram,size={MEMORY_BYTES},share=on,mem-path={}",
             folder.display()
         );
         let options = Options::parse(&text, Some("qom-type"))?;
         let object = ObjectConfig::from_options(options, Source::CommandLine)?;
         config.objects.push(object);
-        config.machine.memory_backend = Some("ram0".into());
+        config.machine.memory_backend = Some("pc.ram".into());
     }
     for (id, end) in ["n0", "n1"].into_iter().zip(ends) {
         let options = Options::parse(&end.netdev(id), Some("type"))?;

@@ -2,6 +2,7 @@
 
 use super::{Host, Relay, SOURCE, Section, Setup, Stage, TARGET};
 use anyhow::{Result, ensure};
+use guest_model::Guest;
 use machine::Board;
 use machine::inspect::Phase;
 use migration::Capability;
@@ -38,6 +39,10 @@ pub enum Halt {
 pub struct Journey {
     pub stage: Stage,
     pub relay: Relay,
+    /// Where to; by the wire, unless somebody sets it to a file.
+    pub uri: String,
+    /// The guest as it was when the source stopped it: what the source has of it still.
+    left: Option<Guest>,
 }
 
 impl Journey {
@@ -47,7 +52,13 @@ impl Journey {
         let socket = stage.add_target(target)?;
         stage.fill(1)?;
         let relay = stage.relay(&socket)?;
-        Ok(Self { stage, relay })
+        let uri = relay.uri();
+        Ok(Self {
+            stage,
+            relay,
+            uri,
+            left: None,
+        })
     }
 
     pub fn source(&self) -> Result<&Host> {
@@ -55,7 +66,7 @@ impl Journey {
     }
 
     pub fn migrate(&self) -> Result<()> {
-        self.source()?.migrate(&self.relay.uri())
+        self.source()?.migrate(&self.uri)
     }
 
     /// Migrates up to a moment. From where the machine may stop, the guest's processor is still: whoever wants it to
@@ -79,6 +90,14 @@ impl Journey {
             Halt::WaitUnplug => return self.source_was("wait-unplug"),
             _ => {}
         }
+        if self.uri != self.relay.uri() {
+            // No wire to hold memory on: the guest stands still once it has let go.
+            self.stage.until("the eject", |stage| {
+                Ok(!stage.has_primary() && stage.guest.next_deadline().is_none())
+            })?;
+            self.stage.still = true;
+            return self.source_was("pre-switchover");
+        }
         let relay = &self.relay;
         self.stage.until("pre-copy", |_| Ok(relay.holds()))?;
         self.source_was("active")?;
@@ -86,6 +105,7 @@ impl Journey {
             return Ok(());
         }
         self.stage.still = true;
+        self.left = Some(self.stage.guest.clone());
         match halt {
             Halt::PreSwitchover => {
                 self.relay.release();
@@ -123,6 +143,14 @@ impl Journey {
         }
     }
 
+    /// The source is to run the guest again, which has gone on elsewhere since: it goes on as the source knows it.
+    pub fn forget_target(&mut self) {
+        if let Some(left) = self.left.take() {
+            self.stage.guest = left;
+            self.stage.traffic.torn();
+        }
+    }
+
     fn wire_holds(&mut self, what: &str) -> Result<()> {
         let relay = &self.relay;
         self.stage.wait(what, |_| Ok(relay.holds()))
@@ -137,13 +165,18 @@ impl Journey {
     fn offered(&mut self) -> Result<()> {
         self.stage.wait("the primary in its slot", |stage| {
             let target = stage.host(TARGET)?;
-            Ok(target.runs() && target.pair()?.phase == Phase::Plugging)
+            Ok(target.runs() && target.pair()?.phase == Some(Phase::Plugging))
         })
     }
 
     /// Lets everything go on that was halted.
     pub fn go_on(&mut self) -> Result<()> {
         self.relay.release();
+        self.go_on_without_wire()
+    }
+
+    /// The same, but the wire stays as it is.
+    pub fn go_on_without_wire(&mut self) -> Result<()> {
         self.stage.still = false;
         if let Some(source) = &self.stage.hosts[SOURCE] {
             // Nothing waits for it unless it was halted there, and not any more if it was cancelled.

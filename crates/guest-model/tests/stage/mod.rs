@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What needs none of the guest's time and does not come for so long is not going to.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Memory of the guest's that cannot be sent as pages of zeros: more than a socket holds.
 const FILLED: (u64, usize) = (8 << 20, 2 << 20);
 /// By the guest's clock, nothing takes longer.
@@ -36,6 +36,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// A kernel that panicked reboots after this long (`panic=10`).
 pub const PANIC_REBOOT: Duration = Duration::from_secs(10);
 
+/// By the host's clock, no frame takes longer.
+const FLIGHT: Duration = Duration::from_millis(300);
 /// Frames that go while time passes are so far apart.
 const FRAME_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -120,6 +122,23 @@ impl Stage {
         target.listen(&format!("unix:{}", socket.display()))?;
         self.hosts[TARGET] = Some(target);
         Ok(socket)
+    }
+
+    /// Another target in the place of the first, which waits for a guest that does not come to it.
+    pub fn replace_target(&mut self, native: bool, uri: &str) -> Result<()> {
+        if let Some(first) = self.hosts[TARGET].take() {
+            first.end()?;
+        }
+        let setup = Setup {
+            native,
+            incoming: true,
+            ..Setup::default()
+        };
+        let target = Host::start(&self.folder.join("second"), &setup, &self.bell)?;
+        self.bus.add(&target.machine.client, &target.machine.gate);
+        target.listen(uri)?;
+        self.hosts[TARGET] = Some(target);
+        Ok(())
     }
 
     pub fn relay(&self, target: &Path) -> Result<Relay> {
@@ -245,6 +264,8 @@ impl Stage {
             self.bell.heard();
             self.round(frames).with_context(|| what.to_owned())?;
             let next = self.moments(frames)?;
+            // What the machines did for that may concern the guest without an interrupt.
+            self.round(frames).with_context(|| what.to_owned())?;
             if done(self)? {
                 return Ok(());
             }
@@ -253,6 +274,12 @@ impl Stage {
             }
             // What happened since is to be seen before time passes.
             if self.listen(Duration::ZERO)? {
+                continue;
+            }
+            // A frame that is under way needs no time of the guest's. One that does not come is lost.
+            let flies = frames != Frames::None && self.traffic.under_way();
+            // Twice: the first wait may have passed while the whole process stood still.
+            if flies && (self.listen(FLIGHT)? || self.listen(FLIGHT)?) {
                 continue;
             }
             match next.filter(|_| time_passes) {
@@ -336,11 +363,15 @@ impl Stage {
         let host = self.host(at)?;
         let pair = host.pair()?;
         Ok(match pair.phase {
-            Phase::Active => self.has_primary() && pair.reason.is_none(),
+            Some(Phase::Active) => self.has_primary() && pair.reason.is_none(),
             // Told, and given up until somebody does something.
-            Phase::Plugging => host.told_missing() && host.due_in()?.is_none(),
-            Phase::Unplugging => false,
-            Phase::Hidden | Phase::Parked | Phase::Released => true,
+            Some(Phase::Plugging) => {
+                let guest_idle = self.guest.next_deadline().is_none();
+                guest_idle && host.told_missing() && host.due_in()?.is_none()
+            }
+            Some(Phase::Unplugging) => false,
+            // A guest that has just arrived, or comes back: its primary follows.
+            _ => pair.reason.is_none_or(|note| note.name != "migration"),
         })
     }
 
@@ -350,7 +381,10 @@ impl Stage {
             bail!("the guest runs nowhere");
         };
         let pair = self.host(at)?.pair()?;
-        match (self.has_primary(), pair.reason) {
+        match (
+            self.has_primary(),
+            pair.reason.map(|note| note.name.to_owned()),
+        ) {
             (true, None) => Ok(None),
             (true, Some(reason)) => bail!("the guest has its primary, and the host says: {reason}"),
             (false, Some(reason)) => Ok(Some(reason)),

@@ -65,7 +65,7 @@ fn session() -> Option<Protocol> {
         cores: 1,
     };
     let made = Arc::clone(&qtest).processors(1, topology, Arc::new(Nobody), Arc::new(Nobody));
-    made.ok()?;
+    let _processors = made.ok()?;
     let find = |path: &str| match path {
         "ioapic" => Pins::Ioapic,
         "net0" => Pins::Without,

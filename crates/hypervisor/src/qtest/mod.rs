@@ -42,7 +42,7 @@ use pci::{BarMapping, DoorbellWidth, IntxLine, MsiVector, Platform};
 use processors::IdleProcessors;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The accelerator that runs nothing.
@@ -50,7 +50,8 @@ pub struct Qtest {
     ram: Arc<GuestRam>,
     doorbells: Arc<Doorbells>,
     interrupts: Arc<Interrupts>,
-    client: OnceLock<Arc<Client>>,
+    /// The processors have it: the board's bus, which it holds, holds us.
+    client: OnceLock<Weak<Client>>,
     gate: Arc<Gate>,
 }
 
@@ -84,9 +85,9 @@ impl Qtest {
         }))
     }
 
-    /// The client's view of the machine; `None` until the machine is built.
+    /// The client's view of the machine; `None` until the machine is built, and once its processors are gone.
     pub fn client(&self) -> Option<Arc<Client>> {
-        self.client.get().cloned()
+        self.client.get().and_then(Weak::upgrade)
     }
 
     /// Whether the machine runs, for a client that is to keep to it.
@@ -116,16 +117,17 @@ impl Accelerator for Qtest {
         bus: Arc<dyn Bus>,
         _: Arc<dyn CpuListener>,
     ) -> Result<Box<dyn Processors>, HypervisorError> {
-        let client = Client::new(
+        let client = Arc::new(Client::new(
             Arc::clone(&self.ram),
             Arc::clone(&self.doorbells),
             Arc::clone(&self.interrupts),
             bus,
-        );
-        if self.client.set(Arc::new(client)).is_err() {
+        ));
+        if self.client.set(Arc::downgrade(&client)).is_err() {
             tracing::debug!("a machine's processors were made twice; the first client stays");
         }
-        Ok(Box::new(IdleProcessors::new(count, Arc::clone(&self.gate))))
+        let gate = Arc::clone(&self.gate);
+        Ok(Box::new(IdleProcessors::new(count, gate, client)))
     }
 
     fn set_dirty_log(&self, _: bool) -> Result<(), HypervisorError> {

@@ -1,5 +1,6 @@
 //! Processors that execute nothing.
 
+use super::client::Client;
 use super::gate::Gate;
 use crate::accelerator::{Processors, StateKind, decode, encode};
 use crate::{BootRegisters, HypervisorError};
@@ -16,11 +17,17 @@ struct IdleState {
 pub(super) struct IdleProcessors {
     count: u32,
     gate: Arc<Gate>,
+    /// Who stands in for us.
+    _client: Arc<Client>,
 }
 
 impl IdleProcessors {
-    pub(super) fn new(count: u32, gate: Arc<Gate>) -> Self {
-        Self { count, gate }
+    pub(super) fn new(count: u32, gate: Arc<Gate>, client: Arc<Client>) -> Self {
+        Self {
+            count,
+            gate,
+            _client: client,
+        }
     }
 }
 

@@ -51,6 +51,10 @@ impl Board {
                     "asked of a slot that is empty already"
                 );
             }
+            // Asked before, for another purpose: that goes on.
+            Err(SlotError::AlreadyUnplugging(_)) => {
+                tracing::debug!(primary = id, attempt, "the guest is at it already");
+            }
             Err(error) => self.feed(id, &Event::UnplugNotAsked(error.to_string())),
         }
     }
@@ -114,7 +118,8 @@ impl Board {
         }
     }
 
-    pub(super) fn primary_failed(&mut self, id: &str, why: &str) {
+    /// The host has found that a primary works no more: what its error event does, for whoever else finds it out.
+    pub fn primary_failed(&mut self, id: &str, why: &str) {
         tracing::error!(primary = id, why, "a passed-through function is lost");
         self.feed(id, &Event::DeviceFailed(why.to_owned()));
     }

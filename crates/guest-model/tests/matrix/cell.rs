@@ -1,0 +1,227 @@
+//! One cell: up to the moment, the fault, on to the end; then what was promised must hold.
+
+use crate::faults::Fault;
+use crate::leftovers::Inventory;
+use crate::moments::Moment;
+use crate::small_disk::SmallDisk;
+use crate::stage::{Halt, Host, Journey, SOURCE, Setup, Stage, TARGET};
+use anyhow::{Context as _, Result, ensure};
+use machine::{Board, MachineEvent};
+use migration::ParametersUpdate;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Within so much of the guest's time after the fault frames pass both ways, wherever the guest runs.
+pub(crate) const REACHABLE: Duration = Duration::from_secs(1);
+/// The same for a guest that does nothing for ten seconds.
+pub(crate) const REACHABLE_AFTER_PANIC: Duration = Duration::from_secs(11);
+/// The same when a function is gone that the guest lets go of five seconds after the slot's button was pressed.
+pub(crate) const REACHABLE_AFTER_BUTTON: Duration = Duration::from_secs(6);
+/// And its primary is back, or it is told why not: the deadline of an unplug, a late eject and a native slot's times.
+pub(crate) const SETTLED: Duration = Duration::from_secs(60);
+/// How long the other side has to answer, by the host's clock, where it does not.
+const HANDOVER_MS: u64 = 400;
+
+/// To a file, memory goes so slowly (bytes a second) that the guest has ended its step before it is stopped.
+const FILE_BANDWIDTH: u64 = 10 << 20;
+
+/// How the guest came to where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    ByItself,
+    /// The target was lost or may have the guest: the operator, who knows, said `cont` on the source.
+    Continued,
+    /// The file was loaded.
+    Loaded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cell {
+    Played {
+        /// Which side runs the guest.
+        at: usize,
+        way: Way,
+        /// Why the primary is not back, as the host tells it.
+        missing: Option<String>,
+    },
+    Impossible(&'static str),
+    Skipped,
+    Failed,
+}
+
+/// All there is in a cell.
+pub(crate) struct Scene {
+    pub(crate) journey: Journey,
+    small: Option<SmallDisk>,
+    file: PathBuf,
+}
+
+impl Scene {
+    pub(crate) fn small_disk(&self) -> Result<&SmallDisk> {
+        self.small.as_ref().context("no small disk")
+    }
+
+    fn set_up(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Self> {
+        let disk = folder.join("small");
+        let small = fault
+            .needs_small_disk()
+            .then(|| SmallDisk::mount(&disk))
+            .transpose()?;
+        let setup = Setup {
+            native,
+            memory: (fault == Fault::TargetMemory).then(|| disk.clone()),
+            ..Setup::default()
+        };
+        let mut journey = Journey::start(folder, 0, &setup)?;
+        let file = if fault == Fault::DiskFull {
+            disk.join("guest")
+        } else {
+            folder.join("guest")
+        };
+        if moment.to_file() {
+            journey.uri = format!("file:{}", file.display());
+        }
+        let update = ParametersUpdate {
+            handover_timeout_ms: (fault == Fault::StreamStalled).then_some(HANDOVER_MS),
+            max_bandwidth_bytes: moment.to_file().then_some(FILE_BANDWIDTH),
+            ..ParametersUpdate::default()
+        };
+        let source = journey.source()?;
+        source.ask(move |board| board.migrate_set_parameters(&update))??;
+        Ok(Self {
+            journey,
+            small,
+            file,
+        })
+    }
+
+    /// Plays on until the migration has ended, if one is under way.
+    fn finish(&mut self, moment: Moment, fault: Fault) -> Result<()> {
+        if moment.halt() == Halt::Listening && self.journey.source()?.runs() {
+            if fault == Fault::SourceVfGone {
+                // It is opened again first: a slot that is being powered cannot be asked for what is in it.
+                let stage = &mut self.journey.stage;
+                stage.until("the function's return", Stage::settled)?;
+            }
+            self.journey.migrate()?;
+        } else if !moment.under_way() {
+            return Ok(());
+        }
+        let stage = &mut self.journey.stage;
+        let ended = |stage: &Stage| Ok(stage.host(SOURCE)?.ended());
+        let endless = matches!(moment.halt(), Halt::WaitUnplug | Halt::Active);
+        match fault {
+            Fault::StreamStalled if endless => {
+                stage.until("the guest to let go", |stage| Ok(!stage.has_primary()))?;
+                stage.host(SOURCE)?.cancel()?;
+                stage.wait("the cancel", ended)
+            }
+            Fault::Cancel | Fault::TargetKilled | Fault::StreamCut | Fault::StreamStalled => {
+                stage.wait("the migration's end", ended)
+            }
+            _ => stage.until("the migration's end", ended),
+        }
+    }
+
+    /// Which side runs the guest; where neither does, the operator does what is left to do.
+    fn runner(&mut self, moment: Moment) -> Result<(usize, Way)> {
+        let completed = self.journey.source()?.was("completed");
+        if completed && !moment.to_file() && self.journey.stage.hosts[TARGET].is_some() {
+            // It may be stopped for a moment, for a reset.
+            let runs = |stage: &Stage| Ok(stage.host(TARGET)?.runs());
+            self.journey.stage.wait("the target", runs)?;
+        }
+        if let Some(at) = self.journey.stage.running()? {
+            return Ok((at, Way::ByItself));
+        }
+        if completed && moment.to_file() {
+            let uri = format!("file:{}", self.file.display());
+            let stage = &mut self.journey.stage;
+            let native = !stage.guest.has_acpi_hotplug();
+            stage.replace_target(native, &uri)?;
+            stage.wait("the file", |stage| Ok(stage.host(TARGET)?.runs()))?;
+            return Ok((TARGET, Way::Loaded));
+        }
+        // Nobody but the operator knows that the target does not run the guest, and never will.
+        self.journey.relay.cut();
+        let stage = &mut self.journey.stage;
+        let over = |stage: &Stage| Ok(stage.hosts[TARGET].as_ref().is_none_or(Host::ended));
+        stage.wait("the target's end", over)?;
+        ensure!(stage.running()?.is_none(), "the target runs the guest");
+        stage.host(SOURCE)?.ask(Board::cont)??;
+        self.journey.forget_target();
+        Ok((SOURCE, Way::Continued))
+    }
+}
+
+/// Plays a cell.
+///
+/// # Errors
+/// Something that was promised does not hold.
+pub(crate) fn play(moment: Moment, fault: Fault, native: bool) -> Result<Cell> {
+    let before = Inventory::take()?;
+    let folder = tempfile::tempdir()?;
+    let cell = scene(folder.path(), moment, fault, native)?;
+    before.restored()?;
+    Ok(cell)
+}
+
+fn scene(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Cell> {
+    let mut scene = Scene::set_up(folder, moment, fault, native)?;
+    scene.journey.to(moment.halt()).context("on the way")?;
+    fault.strike(&mut scene, moment).context("the fault")?;
+    let struck = scene.journey.stage.now;
+    if fault == Fault::StreamStalled {
+        scene.journey.go_on_without_wire()?;
+    } else {
+        scene.journey.go_on()?;
+    }
+
+    // The guest waits for its reset, and boots where that happens.
+    let waits_for_reset = fault == Fault::Reboot && moment.stopped();
+    scene.journey.stage.still = waits_for_reset;
+
+    // Frames pass while the migration goes on, if the guest runs at all.
+    let stage = &mut scene.journey.stage;
+    let mut reached = None;
+    if stage.reboots_at.is_some() && !(moment.to_file() && moment.stopped()) {
+        stage.until("the reboot", |stage| Ok(stage.reboots_at.is_none()))?;
+    }
+    if stage.running()?.is_some() && !stage.still {
+        stage.reachable()?;
+        reached = Some(stage.now - struck);
+    }
+    scene.finish(moment, fault)?;
+    let (at, way) = scene.runner(moment)?;
+    let stage = &mut scene.journey.stage;
+    if waits_for_reset {
+        let reset = MachineEvent::Reset(true);
+        stage.wait("the reset", |s| Ok(s.host(at)?.events().contains(&reset)))?;
+        stage.still = false;
+        stage.guest.reboot(&mut stage.bus, stage.now)?;
+    }
+    stage.reachable()?;
+    let reached = reached.unwrap_or(stage.now - struck);
+    let bound = match fault {
+        Fault::Panic => REACHABLE_AFTER_PANIC,
+        Fault::SourceVfGone | Fault::TargetVfGone if native => REACHABLE_AFTER_BUTTON,
+        _ => REACHABLE,
+    };
+    ensure!(reached <= bound, "reachable only after {reached:?}");
+
+    stage.guest.behave();
+    stage.until("the primary, or a reason", Stage::settled)?;
+    let settled = stage.now - struck;
+    ensure!(settled <= SETTLED, "settled only after {settled:?}");
+    let missing = stage.primary_or_reason()?;
+    stage.reachable()?;
+    stage.check_frames()?;
+    ensure!(stage.running()? == Some(at), "the guest has moved");
+
+    let Scene { journey, small, .. } = scene;
+    let Journey { stage, relay, .. } = journey;
+    drop(relay);
+    stage.end()?;
+    drop(small);
+    Ok(Cell::Played { at, way, missing })
+}
