@@ -35,6 +35,9 @@ const PORT: Bdf = Bdf::new(0, 2, 0);
 const LATE: Duration = Duration::from_secs(40);
 const JUMP: Duration = Duration::from_secs(3600);
 
+/// Memory of the guest's that nothing else uses.
+const LAST_WRITTEN: u64 = 12 << 20;
+
 const STOPPED: &str = "the guest is stopped";
 const HAS_LET_GO: &str = "the guest has let go, and is not asked";
 const NO_MIGRATION: &str = "no migration is under way";
@@ -170,6 +173,13 @@ impl Fault {
             Self::StreamStalled => {
                 scene.journey.relay.stall();
                 Ok(())
+            }
+            Self::DiskFull if moment.stopped() => {
+                // What the guest wrote last, so that what is left to send is more than the file's last block takes.
+                let written = [0x5a; 1 << 16];
+                let client = &stage.host(SOURCE)?.machine.client;
+                client.memory_write(LAST_WRITTEN, &written);
+                scene.small_disk()?.fill()
             }
             Self::TargetMemory | Self::DiskFull => scene.small_disk()?.fill(),
             Self::SourceVfGone => lose_function(scene, SOURCE),
