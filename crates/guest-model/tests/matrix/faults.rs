@@ -40,6 +40,7 @@ const LAST_WRITTEN: u64 = 12 << 20;
 
 const STOPPED: &str = "the guest is stopped";
 const HAS_LET_GO: &str = "the guest has let go, and is not asked";
+const NOT_IN_USE: &str = "the guest does not use it yet, and is not asked";
 const NO_MIGRATION: &str = "no migration is under way";
 const NO_TARGET: &str = "a file has no target";
 
@@ -145,6 +146,7 @@ impl Fault {
                 Some(STOPPED)
             }
             Self::EjectLate | Self::EjectNever if matches!(halt, Halt::Active) => Some(HAS_LET_GO),
+            Self::EjectNever if matches!(halt, Halt::Resumed | Halt::Plugging) => Some(NOT_IN_USE),
             Self::Reboot if matches!(halt, Halt::Device | Halt::Loaded | Halt::Go) => Some(STOPPED),
             Self::ClientGone => Some(
                 "no monitor is in this process; the program's is closed in its own tests (`model_guest`)",

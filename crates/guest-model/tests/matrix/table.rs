@@ -38,9 +38,10 @@ impl Table {
             return;
         }
         let there = std::fs::read_to_string(&path).unwrap_or_default();
-        let differs: Vec<&str> = page
+        let differs: Vec<(&str, &str)> = there
             .lines()
-            .filter(|line| !there.lines().any(|other| other == *line))
+            .zip(page.lines())
+            .filter(|(old, new)| old != new)
             .collect();
         assert!(
             there == page,
