@@ -75,13 +75,19 @@ fn a_cancel_in_each_state_leaves_the_guest_with_its_primary() {
 #[test]
 fn a_driver_that_leaves_after_a_cancel_moves_the_path_at_once() {
     journey(true, 0, |mut journey| {
+        // At five seconds it is past calling off; the driver takes three more to leave.
+        let (begins, leaves) = (Duration::from_secs(5), Duration::from_secs(8));
+        let slow = Act::Slow(leaves - begins);
+        journey.stage.guest.misbehave(Moment::DriverOut, slow, 1);
         journey.to(Halt::WaitUnplug)?;
-        journey.source()?.cancel()?;
         let stage = &mut journey.stage;
-        stage.wait("the cancel", |s| Ok(s.host(SOURCE)?.was("cancelled")))?;
         stage.still = false;
+        stage.until("the guest to begin", |stage| Ok(stage.now >= begins))?;
+        stage.host(SOURCE)?.cancel()?;
+        stage.wait("the cancel", |s| Ok(s.host(SOURCE)?.was("cancelled")))?;
+        ensure!(stage.has_primary());
         stage.until("the standby", |s| Ok(s.host(SOURCE)?.path() == 0))?;
-        ensure!(stage.now == Duration::from_secs(5), "{:?}", stage.now);
+        ensure!(stage.now == leaves, "{:?}", stage.now);
         let (at, reason) = journey.arrives()?;
         ensure!(at == SOURCE && reason.is_none(), "{reason:?}");
         Ok(())
