@@ -15,8 +15,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 struct Place {
     client: Weak<Client>,
-    gate: Arc<Gate>,
+    /// Without one accesses happen whether the machine runs or not.
+    gate: Option<Arc<Gate>>,
     _interrupts: Arc<dyn InterruptListener>,
+}
+
+impl Place {
+    fn is_open(&self) -> bool {
+        self.gate.as_ref().is_none_or(|gate| gate.is_open())
+    }
 }
 
 /// The guest's processor. An access happens on the machine that runs, and waits while none does: a stop of the machine
@@ -52,14 +59,23 @@ impl InProcessBus {
 
     /// A machine on which the guest runs, or may run after a migration. Forgotten when it ends.
     pub fn add(&mut self, client: &Arc<Client>, gate: &Arc<Gate>) {
+        let bell = self.bell.clone();
+        gate.on_open(Box::new(move || bell.ring()));
+        self.add_place(client, Some(Arc::clone(gate)));
+    }
+
+    /// A machine whose stops do not stop the guest, as those of one that is reached over a socket do not.
+    pub fn add_unstopped(&mut self, client: &Arc<Client>) {
+        self.add_place(client, None);
+    }
+
+    fn add_place(&mut self, client: &Arc<Client>, gate: Option<Arc<Gate>>) {
         self.places.retain(|place| place.client.strong_count() > 0);
         let interrupts: Arc<dyn InterruptListener> = Arc::new(Ringer(self.bell.clone()));
         client.watch_interrupts(&interrupts);
-        let bell = self.bell.clone();
-        gate.on_open(Box::new(move || bell.ring()));
         self.places.push(Place {
             client: Arc::downgrade(client),
-            gate: Arc::clone(gate),
+            gate,
             _interrupts: interrupts,
         });
     }
@@ -68,7 +84,7 @@ impl InProcessBus {
     pub fn runs(&self) -> bool {
         self.places
             .iter()
-            .any(|place| place.client.strong_count() > 0 && place.gate.is_open())
+            .any(|place| place.client.strong_count() > 0 && place.is_open())
     }
 
     /// Carries out one access where the guest runs.
@@ -76,9 +92,11 @@ impl InProcessBus {
         let end = Instant::now() + PATIENCE;
         loop {
             for place in &self.places {
-                if let Some(client) = place.client.upgrade()
-                    && let Some(_inside) = place.gate.enter()
-                {
+                let Some(client) = place.client.upgrade() else {
+                    continue;
+                };
+                let inside = place.gate.as_ref().map(|gate| gate.enter());
+                if !matches!(inside, Some(None)) {
                     return Ok(access(&client));
                 }
             }

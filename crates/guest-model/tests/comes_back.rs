@@ -183,6 +183,7 @@ fn a_slot_whose_driver_calls_the_removal_off_is_a_refusal_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = Wanted {
             native: true,
+            unstopped: true,
             ..Wanted::default()
         };
         let mut host = Host::on_primary(folder.path(), &wanted);

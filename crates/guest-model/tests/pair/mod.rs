@@ -33,6 +33,8 @@ impl MachineListener for Ear {
 pub(crate) struct Wanted<'t> {
     /// Native hotplug in ACPI's place.
     pub(crate) native: bool,
+    /// The guest's processor does not stop with the machine: for a guest that leaves and is not followed.
+    pub(crate) unstopped: bool,
     /// The text of a hook, which can name the folder as `$here`.
     pub(crate) hook: Option<&'t str>,
     /// It awaits a migration.
@@ -107,7 +109,11 @@ impl Host {
         let (sender, events) = channel();
         let machine = InProcess::start(config, &clock, Box::new(Ear(sender))).unwrap();
         let mut bus = InProcessBus::new(Bell::new().unwrap());
-        bus.add(&machine.client, &machine.gate);
+        if wanted.unstopped {
+            bus.add_unstopped(&machine.client);
+        } else {
+            bus.add(&machine.client, &machine.gate);
+        }
         Self {
             control: machine.control.clone(),
             clock,
