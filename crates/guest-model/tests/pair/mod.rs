@@ -144,6 +144,10 @@ impl Host {
     pub(crate) fn step(&mut self) {
         self.now += TICK;
         self.clock.advance(TICK);
+        // What is due is done after each job: once the second was carried out, all of it is.
+        for _ in 0..2 {
+            let _ = self.control.ask(|_| ());
+        }
         if let Some(guest) = &mut self.guest {
             guest.step(&mut self.bus, self.now).unwrap();
         }
