@@ -22,9 +22,6 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 /// How long the other side has to answer, by the host's clock, where it does not.
 const HANDOVER_MS: u64 = 400;
 
-/// To a file, memory goes so slowly (bytes a second) that the guest has ended its step before it is stopped.
-const FILE_BANDWIDTH: u64 = 10 << 20;
-
 /// How the guest came to where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
@@ -83,11 +80,13 @@ impl Scene {
         }
         let update = ParametersUpdate {
             handover_timeout_ms: (fault == Fault::StreamStalled).then_some(HANDOVER_MS),
-            max_bandwidth_bytes: moment.to_file().then_some(FILE_BANDWIDTH),
             ..ParametersUpdate::default()
         };
         let source = journey.source()?;
         source.ask(move |board| board.migrate_set_parameters(&update))??;
+        if moment.to_file() {
+            journey.hold_file()?;
+        }
         Ok(Self {
             journey,
             small,
@@ -107,6 +106,9 @@ impl Scene {
         } else if !moment.under_way() {
             return Ok(());
         }
+        if moment.to_file() && !self.journey.stage.still {
+            self.journey.let_go_to_file()?;
+        }
         let stage = &mut self.journey.stage;
         let ended = |stage: &Stage| Ok(stage.host(SOURCE)?.ended());
         let endless = matches!(moment.halt(), Halt::WaitUnplug | Halt::Active);
@@ -119,7 +121,11 @@ impl Scene {
             Fault::Cancel | Fault::TargetKilled | Fault::StreamCut | Fault::StreamStalled => {
                 stage.wait("the migration's end", ended)
             }
-            _ => stage.until("the migration's end", ended),
+            // Only a guest that has to let go takes time.
+            _ if endless || matches!(moment.halt(), Halt::Listening | Halt::Setup) => {
+                stage.until("the migration's end", ended)
+            }
+            _ => stage.wait("the migration's end", ended),
         }
     }
 
@@ -192,6 +198,7 @@ fn scene(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Ce
         reached = Some(stage.now - struck);
     }
     scene.finish(moment, fault)?;
+    scene.journey.stage.still = waits_for_reset;
     let (at, way) = scene.runner(moment)?;
     let stage = &mut scene.journey.stage;
     if waits_for_reset {

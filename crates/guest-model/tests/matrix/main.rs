@@ -31,6 +31,7 @@ use table::Table;
 const LEAST_CELLS: usize = 200;
 
 #[test]
+#[ignore = "not deterministic yet: in some runs a cell waits in vain; `cargo xtask matrix` plays it"]
 fn every_fault_is_survived_at_every_moment() {
     let wanted = std::env::var("FAULT_MATRIX").ok();
     let chosen = |moment: Moment, fault: Fault| {

@@ -110,7 +110,7 @@ impl fmt::Display for Table {
         writeln!(
             f,
             "# The fault matrix\n\n\
-             Made by `{ANEW}`; a test fails when it is stale. Each moment of a migration × each fault, played in one process by\n\
+             Made by `{ANEW}`; that fails without `--write` when it is stale. Each moment of a migration × each fault, played in one process by\n\
              the model guest ([crates/guest-model](../crates/guest-model/src/lib.rs)), with ACPI's hotplug and with native hotplug.\n\
              A cell says which side runs the guest in the end; where the fault races with the migration, it may be the other one\n\
              another time. {} cells were played, and in every one of them\n",

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use guest_model::Guest;
 use machine::Board;
 use machine::inspect::Phase;
-use migration::Capability;
+use migration::{Capability, ParametersUpdate};
 use std::path::Path;
 
 /// A moment at which a migration can be halted: how far source and target are.
@@ -91,11 +91,7 @@ impl Journey {
             _ => {}
         }
         if self.uri != self.relay.uri() {
-            // No wire to hold memory on: the guest stands still once it has let go.
-            self.stage.until("the eject", |stage| {
-                Ok(!stage.has_primary() && stage.guest.next_deadline().is_none())
-            })?;
-            self.stage.still = true;
+            self.let_go_to_file()?;
             return self.source_was("pre-switchover");
         }
         let relay = &self.relay;
@@ -141,6 +137,32 @@ impl Journey {
                 Ok(())
             }
         }
+    }
+
+    /// To a file there is no wire to hold anything on: memory goes at this rate, which is none.
+    pub fn hold_file(&self) -> Result<()> {
+        self.bandwidth(1)
+    }
+
+    /// Plays until the guest has let go, or the migration has ended without that; then the guest's processor stands
+    /// still, and memory goes to the file.
+    pub fn let_go_to_file(&mut self) -> Result<()> {
+        self.stage.until("the eject", |stage| {
+            let out = !stage.has_primary() && stage.guest.next_deadline().is_none();
+            Ok(stage.host(SOURCE)?.ended() || out && stage.host(SOURCE)?.was("active"))
+        })?;
+        self.stage.still = true;
+        self.bandwidth(0)
+    }
+
+    fn bandwidth(&self, bytes: u64) -> Result<()> {
+        let update = ParametersUpdate {
+            max_bandwidth_bytes: Some(bytes),
+            ..ParametersUpdate::default()
+        };
+        Ok(self
+            .source()?
+            .ask(move |board| board.migrate_set_parameters(&update))??)
     }
 
     /// The source is to run the guest again, which has gone on elsewhere since: it goes on as the source knows it.

@@ -37,7 +37,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub const PANIC_REBOOT: Duration = Duration::from_secs(10);
 
 /// By the host's clock, no frame takes longer.
-const FLIGHT: Duration = Duration::from_millis(300);
+const FLIGHT: Duration = Duration::from_millis(100);
 /// Frames that go while time passes are so far apart.
 const FRAME_INTERVAL: Duration = Duration::from_millis(10);
 
