@@ -86,9 +86,11 @@ impl Server {
             cores: 1,
         };
         let nobody = Arc::new(Nothing);
-        Arc::clone(&nothing).processors(0, topology, nobody.clone(), nobody)?;
+        let processors = Arc::clone(&nothing).processors(0, topology, nobody.clone(), nobody)?;
         let client = nothing.client();
         let client = client.ok_or_else(|| MachineError::refused("-qtest: it has no client"))?;
+        // It is found only as long as somebody has it: from here on the thread.
+        drop(processors);
         self.spawn(client, ManualClock::new(), Arc::new(|_| Pins::Unknown))
             .map_err(|error| MachineError::refused(format!("-qtest: {error}")))
     }
