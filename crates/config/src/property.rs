@@ -45,6 +45,8 @@ pub enum PropertyKind {
     Drive,
     /// The id of an object.
     Object,
+    /// A file descriptor: its number, or the name it was handed over with.
+    Fd,
 }
 
 impl PropertyKind {
@@ -68,6 +70,7 @@ impl PropertyKind {
             | Self::Drive => "str",
             Self::PciAddr => "str",
             Self::Object => "link",
+            Self::Fd => "string",
         }
     }
 
@@ -91,6 +94,7 @@ impl PropertyKind {
             Self::Chardev => "the id of a chardev".to_owned(),
             Self::Drive => "the id of a drive".to_owned(),
             Self::Object => "the id of an object".to_owned(),
+            Self::Fd => "a file descriptor's number or getfd name".to_owned(),
         }
     }
 }

@@ -61,6 +61,49 @@ fn the_pair_of_the_seed_document() {
 }
 
 #[test]
+fn a_function_is_had_by_its_group_or_by_an_iommufd() {
+    let vfio = |options: Options, source: Source| {
+        let device = DeviceConfig::from_options(options, source).unwrap();
+        match device.kind {
+            DeviceKind::VfioPci(vfio) => (vfio.source, vfio.iommufd, vfio.fd),
+            other => panic!("{other:?}"),
+        }
+    };
+    let line = |text: &str| Options::parse(text, Some("driver")).unwrap();
+    let host = VfioSource::Host("0000:5e:00.2".parse().unwrap());
+    let by_group = line("vfio-pci,host=5e:00.2");
+    assert_eq!(
+        vfio(by_group, Source::CommandLine),
+        (host.clone(), None, None)
+    );
+    let opened = line("vfio-pci,host=5e:00.2,iommufd=iommufd0");
+    let object = Some("iommufd0".to_owned());
+    assert_eq!(
+        vfio(opened, Source::CommandLine),
+        (host.clone(), object.clone(), None)
+    );
+    // A descriptor says which function it is.
+    let given = line("vfio-pci,iommufd=iommufd0,fd=24");
+    assert_eq!(
+        vfio(given, Source::CommandLine),
+        (VfioSource::Fd, object.clone(), Some(FdRef::Number(24)))
+    );
+    // As libvirt writes it: both, and a descriptor's number as text; and by a name, as a monitor's client may.
+    for (fd, wanted) in [
+        ("24", FdRef::Number(24)),
+        ("vf0", FdRef::Name("vf0".to_owned())),
+    ] {
+        let json = format!(
+            r#"{{"driver":"vfio-pci","host":"0000:5e:00.2","iommufd":"iommufd0","fd":"{fd}"}}"#
+        );
+        assert_eq!(
+            vfio(line(&json), Source::Monitor),
+            (host.clone(), object.clone(), Some(wanted))
+        );
+    }
+}
+
+#[test]
 fn how_a_pair_is_steered_is_chosen_at_its_standby() {
     let steering = |text: &str| device(text).map(|d| net(&d).steering.clone());
     let standby = "virtio-net-pci,id=net1,failover=on";
@@ -172,6 +215,18 @@ fn exact_messages_of_the_command_line() {
         ),
         (
             "vfio-pci,id=a",
+            "No provided host device: use -device vfio-pci,host=DDDD:BB:DD.F or sysfsdev=PATH",
+        ),
+        (
+            "vfio-pci,host=1:2.3,fd=9",
+            "Use FD passing only with iommufd backend: give iommufd=, the id of an -object iommufd",
+        ),
+        (
+            "vfio-pci,iommufd=i,fd=vf",
+            "Parameter 'fd' expects the number of an inherited file descriptor, not 'vf'",
+        ),
+        (
+            "vfio-pci,iommufd=i",
             "No provided host device: use -device vfio-pci,host=DDDD:BB:DD.F or sysfsdev=PATH",
         ),
         (
@@ -291,7 +346,8 @@ fn example(kind: PropertyKind) -> &'static str {
         | PropertyKind::U16
         | PropertyKind::U32
         | PropertyKind::U64
-        | PropertyKind::I32 => "1",
+        | PropertyKind::I32
+        | PropertyKind::Fd => "1",
         PropertyKind::Size => "4096",
         PropertyKind::Choice(words) => words.first().unwrap(),
         PropertyKind::Mac => "52:54:00:00:00:01",
@@ -331,10 +387,10 @@ fn every_declared_property_is_taken() {
                 Support::Only(allowed, _) => allowed.first().unwrap(),
                 _ => property.default.unwrap_or(example(property.kind)),
             };
-            let needed = if matches!(property.name, "host" | "sysfsdev") {
-                ""
-            } else {
-                needed(kind.name)
+            let needed = match property.name {
+                "host" | "sysfsdev" => "",
+                "fd" => ",iommufd=i",
+                _ => needed(kind.name),
             };
             let pair = property.name == "failover_pair_id";
             let id = if pair { ",id=p" } else { "" };
@@ -631,7 +687,37 @@ fn objects() {
     }
     let secret = r#"{"qom-type":"secret","id":"masterKey0","format":"raw","file":"/x"}"#;
     assert_eq!(object(secret).unwrap().kind, ObjectKind::Secret);
+    let iommufd = object("iommufd,id=iommufd0").unwrap();
+    assert_eq!(iommufd.kind, ObjectKind::IommuFd { fd: None });
+    assert_eq!(
+        object("iommufd,id=iommufd0,fd=23").unwrap().kind,
+        ObjectKind::IommuFd {
+            fd: Some(FdRef::Number(23))
+        }
+    );
+    assert_eq!(
+        ObjectConfig::check_iommufd("iommufd0", Some(&iommufd)),
+        Ok(())
+    );
+    let wrong = |found: Option<&ObjectConfig>| {
+        let error = ObjectConfig::check_iommufd("i", found).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        wrong(None),
+        "Device 'i' not found: define it by -object iommufd,id=i"
+    );
+    let other = object("iothread,id=i").unwrap();
+    assert_eq!(
+        wrong(Some(&other)),
+        "Invalid parameter type for 'iommufd', expected: iommufd"
+    );
     for (text, message) in [
+        (
+            "iommufd,id=i,fd=x",
+            "Parameter 'fd' expects the number of an inherited file descriptor, not 'x'",
+        ),
+        ("iommufd,id=i,path=/x", "Invalid parameter 'path'"),
         (
             "memory-backend-rma,id=m",
             "Parameter 'qom-type' does not accept value 'memory-backend-rma' (did you mean 'memory-backend-ram'?)",

@@ -75,6 +75,7 @@ intended! {
         [
             "vm: device_add.error.desc: ours adds \": expected a MAC address such as 52:54:00:12:34:56\" to \"Property 'virtio-net-device.mac' doesn't take value 'nope'\"",
             "vm: device_add.error.desc: ours adds \": expected a slot and function such as 0x1 or 0x1.0x3\" to \"Property 'virtio-net-pci.addr' doesn't take value '99'\"",
+            "vm: device_add.error.desc: ours adds \": use -device vfio-pci,host=DDDD:BB:DD.F or sysfsdev=PATH\" to \"No provided host device\"",
             "vm: stderr: ours adds \": expected a MAC address such as 52:54:00:12:34:56\" to \"PROGRAM: -device virtio-net-pci,mac=nope: Property 'virtio-net-device.mac' doesn't take value 'nope'\"",
             "vm: stderr: ours adds \": expected a slot and function such as 0x1 or 0x1.0x3\" to \"PROGRAM: -device virtio-net-pci,addr=77.9: Property 'virtio-net-pci.addr' doesn't take value '77.9'\"",
             "vm: stderr: ours adds \" (-help lists the options)\" to \"PROGRAM: -nope: invalid option\"",

@@ -17,6 +17,7 @@ use crate::incoming::IncomingSide;
 use crate::network::Netdevs;
 use crate::outgoing::OutgoingSide;
 use crate::pairs::PairKeeper;
+use crate::passthrough::Iommufds;
 use crate::run_state::RunState;
 use config::vm::VmConfig;
 use failover::Moment;
@@ -57,6 +58,7 @@ pub struct Board {
     pub(crate) netdevs: Netdevs,
     pub(crate) announcing: Announcing,
     pub(crate) pairs: PairKeeper,
+    pub(crate) iommufds: Iommufds,
     pub(crate) outgoing: OutgoingSide,
     pub(crate) incoming: IncomingSide,
     pub(crate) tables: Vec<u8>,

@@ -22,6 +22,7 @@ use crate::incoming::IncomingSide;
 use crate::network::{FdSource, Netdevs};
 use crate::outgoing::OutgoingSide;
 use crate::pairs::{PairKeeper, SlotWatcher};
+use crate::passthrough::Iommufds;
 use crate::run_state::RunState;
 use config::vm::{
     Accel, DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig,
@@ -374,6 +375,7 @@ pub fn build(
         netdevs: Netdevs::new(),
         announcing: Announcing::default(),
         pairs: PairKeeper::new(incoming),
+        iommufds: Iommufds::default(),
         outgoing: OutgoingSide::new(),
         incoming: IncomingSide::new(),
         tables: Vec::new(),
@@ -389,10 +391,15 @@ pub fn build(
             .open(&netdev, fds, &board.ram)
             .map_err(|e| MachineError::refused(format!("-netdev {}: {e}", netdev.text)))?;
     }
+    for object in board.config.objects.clone() {
+        board
+            .make_iommufd(&object, fds)
+            .map_err(|e| MachineError::refused(format!("-object {}: {e}", object.text)))?;
+    }
     for device in board.config.devices.clone() {
         let text = device.text.clone();
         board
-            .add_at_start(device)
+            .add_at_start(device, fds)
             .map_err(|e| MachineError::Device(text, e.to_string()))?;
     }
     board.finish_pairs()?;

@@ -162,6 +162,8 @@ pub(crate) fn host_spec(config: &VfioPciConfig) -> HostSpec {
             function: a.function,
         }),
         VfioSource::SysfsDev(path) => HostSpec::Sysfs(path.clone()),
+        // Replaced by the function's folder when the descriptor came: see `passthrough`.
+        VfioSource::Fd => HostSpec::Sysfs("fd=".into()),
     }
 }
 
@@ -414,7 +416,11 @@ impl Board {
     }
 
     /// A device of the command line. Root ports are in their places already.
-    pub(crate) fn add_at_start(&mut self, config: DeviceConfig) -> Result<(), MachineError> {
+    pub(crate) fn add_at_start(
+        &mut self,
+        mut config: DeviceConfig,
+        fds: &dyn FdSource,
+    ) -> Result<(), MachineError> {
         match &config.kind {
             DeviceKind::IsaSerial(_) => {
                 let key = self.devices.key_for(&config);
@@ -436,13 +442,14 @@ impl Board {
             }
             _ => {}
         }
+        let cdev = self.take_cdev(&mut config, fds)?;
         if config.failover_pair_id.is_some() {
-            return self.add_primary(config, failover::When::AtStart);
+            return self.add_primary(config, cdev, failover::When::AtStart);
         }
         let place = self.place_of(&config)?;
         let key = self.devices.key_for(&config);
         let made = match &config.kind {
-            DeviceKind::VfioPci(_) => self.open_now(&config, &key)?,
+            DeviceKind::VfioPci(_) => self.open_now(&config, &key, cdev)?,
             _ => self.make(&config, &key, &place)?,
         };
         let function = function(&config, &key, Arc::clone(&made.function));
@@ -488,11 +495,15 @@ impl Board {
         self.netdevs.release(key);
     }
 
-    /// `device_add`.
+    /// `device_add`. `fds` resolves the descriptors that the client handed over.
     ///
     /// # Errors
     /// As QEMU words them; nothing has changed then.
-    pub fn device_add(&mut self, config: DeviceConfig) -> Result<(), MachineError> {
+    pub fn device_add(
+        &mut self,
+        mut config: DeviceConfig,
+        fds: &dyn FdSource,
+    ) -> Result<(), MachineError> {
         if self.outgoing.in_progress() {
             return Err(MachineError::refused(
                 "device_add not allowed while migrating",
@@ -524,13 +535,14 @@ impl Board {
                 "Bus '{bus}' does not support hotplugging"
             )));
         }
+        let cdev = self.take_cdev(&mut config, fds)?;
         if config.failover_pair_id.is_some() {
-            return self.add_primary(config, failover::When::Hotplug);
+            return self.add_primary(config, cdev, failover::When::Hotplug);
         }
         let place = self.place_of(&config)?;
         let key = self.devices.key_for(&config);
         let made = match &config.kind {
-            DeviceKind::VfioPci(_) => self.open_now(&config, &key)?,
+            DeviceKind::VfioPci(_) => self.open_now(&config, &key, cdev)?,
             _ => self.make(&config, &key, &place)?,
         };
         self.plug(config, key, made, &place)

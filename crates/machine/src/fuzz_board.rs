@@ -67,7 +67,7 @@ fn ask(control: &Control, clock: &ManualClock, word: &str) {
         "del-standby" => control.post(|board| drop(board.device_del("standby0"))),
         "add-primary" => control.post(|board| {
             if let Some(device) = device(PRIMARY) {
-                drop(board.device_add(device));
+                drop(board.device_add(device, &Deaf));
             }
         }),
         "wait" => clock.advance(Duration::from_secs(6)),

@@ -57,12 +57,12 @@ pub(crate) fn inherited(number: i32) -> Result<OwnedFd, String> {
     if let Err(error) = rustix::io::fcntl_setfd(open, rustix::io::FdFlags::CLOEXEC) {
         tracing::debug!(number, %error, "a descriptor stays open in programs that are run");
     }
-    // SAFETY: it is open, and the user gave it to this netdev, which owns it from now on.
+    // SAFETY: it is open, and the user gave it to who asks for it here, who owns it from now on.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The descriptor that a user names.
-fn resolve(fd: &FdRef, fds: &dyn FdSource) -> Result<OwnedFd, String> {
+pub(crate) fn resolve(fd: &FdRef, fds: &dyn FdSource) -> Result<OwnedFd, String> {
     match fd {
         FdRef::Number(number) => inherited(*number),
         FdRef::Name(name) => fds.take(name),

@@ -133,13 +133,11 @@ fn execute(
             migration::set_capabilities(board, &capabilities)
         }
         Command::MigrateSetParameters(parameters) => migration::set_parameters(board, &parameters),
-        Command::DeviceAdd(options) => devices::device_add(board, &options, globals),
+        Command::DeviceAdd(options) => devices::device_add(board, &options, globals, reply.fds()),
         Command::DeviceDel { id } => devices::device_del(board, &id),
         Command::NetdevAdd(options) => devices::netdev_add(board, &options, reply.fds()),
         Command::NetdevDel { id } => done(board.netdev_del(&id)),
-        Command::ObjectAdd(options) => {
-            devices::object_config(&options).and_then(|object| done(board.object_add(object)))
-        }
+        Command::ObjectAdd(options) => devices::object_add(board, &options, reply.fds()),
         Command::ObjectDel { id } => done(board.object_del(&id)),
         Command::SetLink { name, up } => done(board.set_link(&name, up)),
         Command::AnnounceSelf(order) => devices::announcement(order).map(|order| {

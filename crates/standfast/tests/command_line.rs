@@ -391,6 +391,18 @@ fn one_line_for_each_wrong_command_line() {
             "-device vfio-pci,host=1:2.4,id=q,failover_pair_id=s: Cannot attach more than one primary device to 's': 'p' and 'q'",
         ),
         (
+            "-device vfio-pci,host=1:2.3,iommufd=iommufd0",
+            "-device vfio-pci,host=1:2.3,iommufd=iommufd0: Device 'iommufd0' not found: define it by -object iommufd,id=iommufd0",
+        ),
+        (
+            "-object iothread,id=io -device vfio-pci,host=1:2.3,iommufd=io",
+            "-device vfio-pci,host=1:2.3,iommufd=io: Invalid parameter type for 'iommufd', expected: iommufd",
+        ),
+        (
+            "-object iommufd,id=i,fd=x",
+            "-object iommufd,id=i,fd=x: Parameter 'fd' expects the number of an inherited file descriptor, not 'x'",
+        ),
+        (
             "-device virtio-blk-pci,drive=d",
             "-device virtio-blk-pci,drive=d: Property 'virtio-blk-device.drive' can't find value 'd'",
         ),

@@ -17,7 +17,9 @@ use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use vfio::{Container, HostDevice, HostSpec, VfioConfig, VfioError, VfioListener, VfioPci};
+use vfio::{
+    Access, Container, HostDevice, HostSpec, Iommufd, VfioConfig, VfioError, VfioListener, VfioPci,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 #[derive(Parser)]
@@ -44,6 +46,9 @@ struct Options {
     /// Keep the functions open for so many seconds, and tell if the host asks for one back.
     #[arg(long, default_value_t = 0)]
     hold: u64,
+    /// Have them by /dev/iommu and their character devices, not by their groups.
+    #[arg(long)]
+    iommufd: bool,
     /// The functions: [DDDD:]BB:DD.F.
     #[arg(required = true)]
     functions: Vec<String>,
@@ -154,7 +159,7 @@ impl Platform for Bench {
 
     fn vfio_file(&self, _: BorrowedFd<'_>, register: bool) -> io::Result<()> {
         println!(
-            "  the hypervisor {} its group",
+            "  the hypervisor {} its file",
             if register { "gets" } else { "loses" }
         );
         Ok(())
@@ -202,12 +207,16 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         container.populate(&mut |_| ControlFlow::Continue(()))?;
         println!("populated in {} ms", begun.elapsed().as_millis());
     }
+    let object = options.iommufd.then(|| Arc::new(Iommufd::new("probe")));
     let mut opened = Vec::new();
     for (index, name) in options.functions.iter().enumerate() {
         let spec = HostSpec::Address(name.parse()?);
         describe(&HostDevice::find(&spec, "/sys".as_ref())?);
         let mut config = VfioConfig::new(format!("probe{index}"), spec);
         config.listener = Some(Arc::new(Loud));
+        if let Some(object) = &object {
+            config.access = Access::Iommufd(Arc::clone(object));
+        }
         let begun = Instant::now();
         let (mut steps, mut longest, mut last) = (0, Duration::ZERO, begun);
         let result = VfioPci::open(config, &container, &mut |progress| {

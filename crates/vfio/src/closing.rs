@@ -66,7 +66,13 @@ impl Drop for Closing {
             .take();
         let work = move || {
             let begun = Instant::now();
-            let Hold { file, membership } = hold;
+            let Hold {
+                file,
+                mut membership,
+            } = hold;
+            if let Some(membership) = &mut membership {
+                membership.let_go_of_file();
+            }
             drop(file);
             drop(membership);
             tracing::debug!(device = label, ms = begun.elapsed().as_millis(), "closed");

@@ -1,28 +1,28 @@
-//! The I/O address space a machine's functions share, and the IOMMU groups in it.
+//! What a machine's functions share: who has which, and the I/O address spaces that guest memory is mapped into.
 
-use crate::dma::{self, DmaMap, DmaProgress};
+use crate::dma::{self, DmaProgress};
 use crate::error::VfioError;
-use crate::host::{HostDevice, holder_of};
-use crate::kernel::{ContainerFile, DeviceFile, GroupFile};
+use crate::group::{self, Groups};
+use crate::host::HostDevice;
+use crate::iommufd::{Access, BoundFile, GivenCdev, Iommufds};
+use crate::kernel::DeviceFile;
 use memory::Ram;
 use pci::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
 use std::time::Duration;
 
 /// How long an open waits for the last one to be undone; that takes the kernel a fraction of a second.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The VFIO side of one machine: its functions' IOMMU groups and the mapping of guest memory for their DMA.
+/// The VFIO side of one machine: its functions, by IOMMU group or by iommufd, and the mapping of guest memory for their
+/// DMA.
 ///
-/// Making one opens nothing. The first function's group brings the kernel's container into being and maps guest
-/// memory; when the last function is dropped both go.
+/// Making one opens nothing. The first function that comes by its group brings the kernel's container into being and
+/// maps guest memory in it, the first of an [`Iommufd`](crate::Iommufd) does the same with an address space of that; with
+/// the last one of either it goes.
 pub struct Container {
     ram: Arc<Ram>,
     platform: Arc<dyn Platform>,
@@ -69,15 +69,8 @@ impl Leaving {
 struct State {
     /// The functions in use, by name: whose they are.
     functions: BTreeMap<String, String>,
-    /// The groups in use and how many of the functions are theirs.
-    groups: BTreeMap<u32, (Arc<GroupFile>, usize)>,
-    space: Option<Space>,
-}
-
-/// The kernel's container and guest memory in it.
-struct Space {
-    container: ContainerFile,
-    map: Option<DmaMap>,
+    groups: Groups,
+    iommufds: Iommufds,
 }
 
 impl fmt::Debug for Container {
@@ -85,17 +78,31 @@ impl fmt::Debug for Container {
         let state = self.lock();
         f.debug_struct("Container")
             .field("functions", &state.functions)
-            .field("mapped", &state.space.is_some())
+            .field("mapped", &state.is_mapped())
             .finish_non_exhaustive()
     }
 }
 
-/// A function's place in a container. Dropping it gives up the group, and with the last one the container.
+impl State {
+    fn is_mapped(&self) -> bool {
+        self.groups.is_mapped() || self.iommufds.is_mapped()
+    }
+}
+
+/// Where a function is.
+#[derive(Debug)]
+enum Place {
+    Group(u32),
+    Iommufd(BoundFile),
+}
+
+/// A function's place in a container. Dropping it gives up its group or its place in an iommufd's address space, and with
+/// the last one of that the mapping of guest memory.
 #[derive(Debug)]
 pub(crate) struct Membership {
     container: Arc<Container>,
     function: String,
-    group: u32,
+    place: Place,
 }
 
 impl Container {
@@ -114,8 +121,9 @@ impl Container {
     /// taken for free.
     ///
     /// # Errors
-    /// [`VfioError::Busy`], or why the group cannot be opened.
-    pub fn check_free(&self, host: &HostDevice) -> Result<(), VfioError> {
+    /// [`VfioError::Busy`], or why the group cannot be opened. By iommufd a group need not be to be opened: then only the
+    /// former.
+    pub fn check_free(&self, host: &HostDevice, access: &Access) -> Result<(), VfioError> {
         if self.leaving.names().contains(&host.name) {
             return Ok(());
         }
@@ -124,13 +132,16 @@ impl Container {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
-        let Some(group) = host.group.filter(|group| !state.groups.contains_key(group)) else {
+        let ours = |group: &u32| state.groups.contains(*group) || state.iommufds.contains(*group);
+        let Some(group) = host.group.filter(|group| !ours(group)) else {
             return Ok(());
         };
-        let path = PathBuf::from(format!("/dev/vfio/{group}"));
-        GroupFile::open(&path)
-            .map(drop)
-            .map_err(|error| group_error(error, &path, &host.name, group))
+        // The kernel lets nobody open a group with a function that is bound to an iommufd.
+        match (group::check_free(host, group), access) {
+            (Err(busy @ VfioError::Busy { .. }), Access::Iommufd(_)) => Err(busy),
+            (_, Access::Iommufd(_)) => Ok(()),
+            (result, Access::Group) => result,
+        }
     }
 
     /// What its functions need of the hypervisor.
@@ -142,160 +153,50 @@ impl Container {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a function and, unless they are already, its group and the mapping of guest memory.
+    /// Opens a function for the device `id` and, unless it is already, maps guest memory where it will reach it. `given`
+    /// is its character device, for access by iommufd, where that was handed over.
     ///
-    /// The function is opened while memory is being mapped: either takes its time, and neither needs the other.
     /// Blocks while another function of the machine does the same, and while this one is being closed.
     pub(crate) fn join(
         self: &Arc<Self>,
         device: &HostDevice,
         id: &str,
+        (access, given): (&Access, Option<&GivenCdev>),
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<(Membership, DeviceFile), VfioError> {
         let name = &device.name;
-        let number = device.group.ok_or_else(|| VfioError::NoGroup {
-            device: name.clone(),
-        })?;
         self.leaving.wait(name);
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if let Some(holder) = state.functions.get(name) {
             return Err(VfioError::UsedHere {
                 device: name.clone(),
                 holder: holder.clone(),
             });
         }
-        let group = match state.groups.get_mut(&number) {
-            Some((group, users)) => {
-                *users += 1;
-                Arc::clone(group)
-            }
-            None => {
-                let group = Arc::new(self.open_group(&mut state, device, number)?);
-                state.groups.insert(number, (Arc::clone(&group), 1));
-                group
+        let platform = self.platform.as_ref();
+        let place = match access {
+            Access::Group => Place::Group(state.groups.enter(device, platform)?),
+            Access::Iommufd(object) => {
+                Place::Iommufd(state.iommufds.enter(device, object, given, platform)?)
             }
         };
         state.functions.insert(name.clone(), id.to_owned());
         let membership = Membership {
             container: Arc::clone(self),
             function: name.clone(),
-            group: number,
+            place,
         };
-        let (opened, mapped) = thread::scope(|scope| {
-            let opening = scope.spawn(|| group.device(name));
-            let mapped = self.map(&mut state, name, hook);
-            let opened = opening
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the opening thread panicked")));
-            (opened, mapped)
-        });
-        // An error from here on drops the membership, which needs the lock.
-        drop(state);
-        mapped?;
-        let opened = opened.map_err(|source| VfioError::Kernel {
-            device: name.clone(),
-            what: "open the function".to_owned(),
-            source,
-        })?;
-        Ok((membership, opened))
-    }
-
-    /// Opens a group and puts it into the container, which is made if there is none.
-    fn open_group(
-        &self,
-        state: &mut State,
-        device: &HostDevice,
-        number: u32,
-    ) -> Result<GroupFile, VfioError> {
-        let name = &device.name;
-        let failed = |what: &str| {
-            let (device, what) = (name.clone(), what.to_owned());
-            move |source: io::Error| VfioError::Kernel {
-                device,
-                what,
-                source,
-            }
-        };
-        let fresh = match &state.space {
-            Some(_) => None,
-            None => Some(open_container()?),
-        };
-        let path = PathBuf::from(format!("/dev/vfio/{number}"));
-        let group =
-            GroupFile::open(&path).map_err(|error| group_error(error, &path, name, number))?;
-        if !group
-            .is_viable()
-            .map_err(failed("ask for its group's state"))?
-        {
-            let mut others = device.offenders();
-            if others.is_empty() {
-                others = "one of its members is in use by a host driver".to_owned();
-            }
-            return Err(VfioError::NotViable {
-                device: name.clone(),
-                group: number,
-                others,
-            });
-        }
-        let container = match (&fresh, &state.space) {
-            (Some(container), _) => container,
-            (None, Some(space)) => &space.container,
-            (None, None) => {
-                return Err(failed("find its container")(io::ErrorKind::NotFound.into()));
-            }
-        };
-        group.join(container).map_err(|error| {
-            if error.raw_os_error() == Some(libc::EBUSY) {
-                group_error(error, &path, name, number)
-            } else {
-                failed("put its group into a container")(error)
-            }
-        })?;
-        // Before any DMA mapping: the kernel decides on cache coherence by it.
-        let registered = self.platform.vfio_file(group.as_fd(), true);
-        if let Err(error) = registered {
-            let _ = group.leave();
-            return Err(failed("make its group known to the hypervisor")(error));
-        }
-        if let Some(container) = fresh {
-            if let Err(error) = container.set_type1v2() {
-                self.close_group(&group, number);
-                return Err(failed("set up the IOMMU")(error));
-            }
-            state.space = Some(Space {
-                container,
-                map: None,
-            });
-        }
-        Ok(group)
-    }
-
-    /// Maps guest memory, unless it is. From then on it stays where it is: a page given back to the host and had again
-    /// would be another one for the guest and still the old one for the function.
-    fn map(
-        &self,
-        state: &mut State,
-        device: &str,
-        hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
-    ) -> Result<(), VfioError> {
-        let Some(Space {
-            container,
-            map: map @ None,
-        }) = &mut state.space
-        else {
-            return Ok(());
-        };
+        // From here on memory stays where it is: a page given back to the host and had again would be another one for the
+        // guest and still the old one for the function.
         self.ram.set_discard_allowed(false);
-        match DmaMap::map(container, self.ram.guest(), device, hook) {
-            Ok(made) => {
-                *map = Some(made);
-                Ok(())
-            }
-            Err(error) => {
-                self.ram.set_discard_allowed(true);
-                Err(error)
-            }
-        }
+        let opened = match &membership.place {
+            Place::Group(number) => state.groups.open(*number, name, &self.ram, hook),
+            Place::Iommufd(place) => state.iommufds.open(place, device, &self.ram, hook),
+        };
+        // An error drops the membership, which needs the lock.
+        drop(guard);
+        Ok((membership, opened?))
     }
 
     /// Has the host provide all of guest memory now, page by page, so that mapping it later is quick: on a migration
@@ -312,44 +213,21 @@ impl Container {
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<(), VfioError> {
         self.ram.set_discard_allowed(false);
-        dma::populate(self.ram.guest(), hook)
+        dma::populate(self.ram.guest(), "guest memory", hook)
     }
 
-    fn close_group(&self, group: &GroupFile, number: u32) {
-        if let Err(error) = self.platform.vfio_file(group.as_fd(), false) {
-            tracing::warn!(group = number, %error, "the hypervisor does not let go of an IOMMU group");
-        }
-        if let Err(error) = group.leave() {
-            tracing::warn!(group = number, %error, "an IOMMU group does not leave its container");
-        }
-    }
-
-    fn leave(&self, function: &str, number: u32) {
+    fn leave(&self, function: &str, place: &mut Place) {
         let mut state = self.lock();
         state.functions.remove(function);
-        let last = match state.groups.get_mut(&number) {
-            Some((_, users)) => {
-                *users -= 1;
-                *users == 0
+        match place {
+            Place::Group(number) => state.groups.leave(*number, self.platform.as_ref()),
+            Place::Iommufd(place) => {
+                place.forget(self.platform.as_ref());
+                state.iommufds.leave(place);
             }
-            None => false,
-        };
-        if !last {
-            return;
         }
-        let group = state.groups.remove(&number);
-        if state.groups.is_empty()
-            && let Some(Space { container, map }) = &mut state.space
-            && let Some(mut map) = map.take()
-        {
-            map.unmap(container);
+        if !state.is_mapped() {
             self.ram.set_discard_allowed(true);
-        }
-        if let Some((group, _)) = group {
-            self.close_group(&group, number);
-        }
-        if state.groups.is_empty() {
-            state.space = None;
         }
     }
 }
@@ -359,62 +237,26 @@ impl Membership {
     pub(crate) fn begin_leaving(&self) {
         self.container.leaving.begin(&self.function);
     }
+
+    /// What keeps the function's file open beside its user lets go of it: the kernel closes it with the user's.
+    pub(crate) fn let_go_of_file(&mut self) {
+        if let Place::Iommufd(place) = &mut self.place {
+            place.forget(self.container.platform.as_ref());
+        }
+    }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.container.leave(&self.function, self.group);
+        self.container.leave(&self.function, &mut self.place);
         self.container.leaving.end(&self.function);
     }
-}
-
-fn open_container() -> Result<ContainerFile, VfioError> {
-    let path = Path::new("/dev/vfio/vfio");
-    let container = ContainerFile::open(path).map_err(|error| open_error(error, path))?;
-    let (version, type1v2) = container.abilities().map_err(|source| VfioError::Kernel {
-        device: "VFIO container".to_owned(),
-        what: "ask for the API version".to_owned(),
-        source,
-    })?;
-    match (version, type1v2) {
-        (0, true) => Ok(container),
-        (0, false) => Err(VfioError::Unsupported("no type 1v2 IOMMU".to_owned())),
-        _ => Err(VfioError::Unsupported(format!("API version {version}"))),
-    }
-}
-
-fn open_error(source: io::Error, path: &Path) -> VfioError {
-    let text = path.display().to_string();
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => VfioError::NoVfio { path: text },
-        errno => VfioError::Open {
-            hint: match errno {
-                Some(libc::EACCES | libc::EPERM) => {
-                    format!(", run as root or give this user the file (chown $USER {text})")
-                }
-                _ => String::new(),
-            },
-            path: text,
-            source,
-        },
-    }
-}
-
-fn group_error(source: io::Error, path: &Path, device: &str, group: u32) -> VfioError {
-    if source.raw_os_error() == Some(libc::EBUSY) {
-        return VfioError::Busy {
-            device: device.to_owned(),
-            group,
-            holder: holder_of(path, Path::new("/proc"))
-                .unwrap_or_else(|| "another process".to_owned()),
-        };
-    }
-    open_error(source, path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn an_open_waits_for_the_same_function_to_be_closed_and_for_no_other() {
@@ -434,31 +276,5 @@ mod tests {
             opening.join().unwrap();
         });
         assert!(leaving.names().is_empty());
-    }
-
-    #[test]
-    fn a_refused_open_says_what_to_do() {
-        let error = |errno| {
-            group_error(
-                io::Error::from_raw_os_error(errno),
-                Path::new("/dev/vfio/4294967295"),
-                "0000:5e:00.2",
-                u32::MAX,
-            )
-            .to_string()
-        };
-        let text = error(libc::ENOENT);
-        assert!(
-            text.contains("/dev/vfio/4294967295 does not exist"),
-            "{text}"
-        );
-        assert!(text.contains("modprobe vfio-pci"), "{text}");
-        assert!(error(libc::EACCES).contains("chown $USER /dev/vfio/4294967295"));
-        let text = error(libc::EBUSY);
-        assert!(
-            text.contains("0000:5e:00.2: its IOMMU group 4294967295"),
-            "{text}"
-        );
-        assert!(text.ends_with("is in use by another process"), "{text}");
     }
 }

@@ -5,12 +5,13 @@ use crate::closing::Closing;
 use crate::config_space::ConfigSpace;
 use crate::container::Container;
 use crate::dma::DmaProgress;
-use crate::error::VfioError;
+use crate::error::{VfioError, failed};
 use crate::events::{EventWatch, VfioListener};
 use crate::function::Function;
 use crate::hardware::Hardware;
 use crate::host::HostDevice;
 use crate::interrupts::{InterruptMode, Wiring};
+use crate::iommufd::{Access, GivenCdev};
 use crate::msix::{ENTRY_BYTES, MsixTable};
 use crate::window::{HostWindow, mappable_ranges};
 use pci::{BarMapping, Decode, IntxLine, PciDevice, Platform, StateError, regs};
@@ -29,6 +30,10 @@ pub struct VfioConfig {
     pub id: String,
     /// Which function of the host.
     pub host: HostSpec,
+    /// By which of the kernel's interfaces.
+    pub access: Access,
+    /// Its character device, for access by iommufd, where that was handed over open.
+    pub cdev: Option<Arc<GivenCdev>>,
     /// Where sysfs is: `/sys`.
     pub sysfs: PathBuf,
     /// Who is told when it fails or is asked back.
@@ -36,11 +41,13 @@ pub struct VfioConfig {
 }
 
 impl VfioConfig {
-    /// A function by the id it shall have and the host's name for it; nobody listens.
+    /// A function by the id it shall have and the host's name for it; by its group, and nobody listens.
     pub fn new(id: impl Into<String>, host: HostSpec) -> Self {
         Self {
             id: id.into(),
             host,
+            access: Access::Group,
+            cdev: None,
             sysfs: Path::new("/sys").to_owned(),
             listener: None,
         }
@@ -52,6 +59,7 @@ impl fmt::Debug for VfioConfig {
         f.debug_struct("VfioConfig")
             .field("id", &self.id)
             .field("host", &self.host)
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }
@@ -149,9 +157,14 @@ impl VfioPci {
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<Arc<Self>, VfioError> {
         let host = HostDevice::find(&config.host, &config.sysfs)?;
-        host.check_usable()?;
+        config.access.check_usable(&host, config.cdev.as_deref())?;
         let begun = Instant::now();
-        let (membership, file) = container.join(&host, &config.id, hook)?;
+        let (membership, file) = container.join(
+            &host,
+            &config.id,
+            (&config.access, config.cdev.as_deref()),
+            hook,
+        )?;
         let hardware: Arc<dyn Hardware> = Arc::new(file);
         let mut device = Self::over(
             hardware,
@@ -172,14 +185,7 @@ impl VfioPci {
         platform: Arc<dyn Platform>,
     ) -> Result<Self, VfioError> {
         let label = format!("vfio-pci '{}' ({name})", config.id);
-        let failed = |what: &str| {
-            let (device, what) = (name.to_owned(), what.to_owned());
-            move |source: io::Error| VfioError::Kernel {
-                device,
-                what,
-                source,
-            }
-        };
+        let failed = |what: &str| failed(name, what);
         let function = Function::new(Arc::clone(&hardware), &label)
             .map_err(failed("ask for the function's regions"))?;
         let picture = function

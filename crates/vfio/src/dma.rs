@@ -5,7 +5,7 @@
 //! is mapped in steps of [`STEP_BYTES`], with the caller's hook asked between them whether to go on.
 
 use crate::error::VfioError;
-use crate::kernel::{ContainerFile, IommuInfo};
+use crate::kernel::{AddressSpace, IommuInfo};
 use memory::GuestRam;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
@@ -44,7 +44,7 @@ fn steps(start: u64, size: u64, step: u64) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-/// Guest memory in a container; taken out again by [`unmap`](Self::unmap).
+/// Guest memory in an I/O address space; taken out again by [`unmap`](Self::unmap).
 #[derive(Debug, Default)]
 pub(crate) struct DmaMap {
     /// Ranges that were mapped, in the order they were.
@@ -57,23 +57,23 @@ impl DmaMap {
     /// `hook` is asked before each step; [`ControlFlow::Break`] ends it with [`VfioError::Cancelled`]. On any error
     /// nothing stays mapped.
     pub(crate) fn map(
-        container: &ContainerFile,
+        space: &dyn AddressSpace,
         ram: &GuestRam,
         device: &str,
         hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
     ) -> Result<Self, VfioError> {
         let total_bytes = ram.iter().map(GuestMemoryRegion::len).sum();
-        let info = container.info().unwrap_or_else(|error| {
+        let info = space.info().unwrap_or_else(|error| {
             tracing::debug!(%error, "the kernel does not describe its IOMMU");
             IommuInfo::default()
         });
         check_aperture(&info, ram, device)?;
         let step = step_for(total_bytes, info.mappings_left);
         let mut map = Self::default();
-        match map.fill(container, ram, device, (total_bytes, step), hook) {
+        match map.fill(space, ram, device, (total_bytes, step), hook) {
             Ok(()) => Ok(map),
             Err(error) => {
-                map.unmap(container);
+                map.unmap(space);
                 Err(error)
             }
         }
@@ -81,7 +81,7 @@ impl DmaMap {
 
     fn fill(
         &mut self,
-        container: &ContainerFile,
+        space: &dyn AddressSpace,
         ram: &GuestRam,
         device: &str,
         (total_bytes, step): (u64, u64),
@@ -108,10 +108,10 @@ impl DmaMap {
                         end: start + size,
                         source: io::Error::other(error),
                     })?;
-                // SAFETY: the step lies within a region of `ram`, which the container keeps mapped for as long as its
-                // own file is open; guest memory is only ever reached through volatile accesses.
+                // SAFETY: the step lies within a region of `ram`, which the container keeps mapped for as long as the
+                // address space is there; guest memory is only ever reached through volatile accesses.
                 #[allow(unsafe_code)]
-                let result = unsafe { container.map(start, host, size) };
+                let result = unsafe { space.map(start, host, size) };
                 result.map_err(|source| map_error(source, device, start, size, total_bytes))?;
                 self.mapped.push((start, size));
                 mapped_bytes += size;
@@ -124,11 +124,11 @@ impl DmaMap {
         Ok(())
     }
 
-    /// Takes guest memory out of the container, step by step.
-    pub(crate) fn unmap(&mut self, container: &ContainerFile) {
+    /// Takes guest memory out of the address space, step by step.
+    pub(crate) fn unmap(&mut self, space: &dyn AddressSpace) {
         for (start, size) in self.mapped.drain(..).rev() {
-            if let Err(error) = container.unmap(start, size) {
-                // The kernel takes the rest back when the container's file is closed.
+            if let Err(error) = space.unmap(start, size) {
+                // The kernel takes the rest back when the address space goes.
                 tracing::warn!(start, size, %error, "cannot take guest memory out of the IOMMU");
             }
         }
@@ -136,11 +136,14 @@ impl DmaMap {
 }
 
 /// Has the host provide the memory's pages, in steps of [`STEP_BYTES`], without changing their content.
+///
+/// `device` is whom errors name.
 pub(crate) fn populate(
     ram: &GuestRam,
+    device: &str,
     hook: &mut dyn FnMut(DmaProgress) -> ControlFlow<()>,
 ) -> Result<(), VfioError> {
-    let device = || "guest memory".to_owned();
+    let device = || device.to_owned();
     let total_bytes = ram.iter().map(GuestMemoryRegion::len).sum();
     let mut mapped_bytes = 0;
     for region in ram.iter() {
@@ -290,6 +293,74 @@ mod tests {
         assert_eq!(step_for(u64::MAX, Some(0)), 1 << 63);
     }
 
+    /// An address space that takes so many mappings and no more.
+    struct Small {
+        room: usize,
+        mapped: std::sync::Mutex<Vec<(u64, u64)>>,
+    }
+
+    #[allow(unsafe_code)]
+    impl AddressSpace for Small {
+        fn info(&self) -> io::Result<IommuInfo> {
+            Ok(IommuInfo::default())
+        }
+
+        unsafe fn map(&self, iova: u64, _: *mut u8, size: u64) -> io::Result<()> {
+            let mut mapped = self.mapped.lock().unwrap();
+            if mapped.len() == self.room {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            mapped.push((iova, size));
+            Ok(())
+        }
+
+        fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
+            let mut mapped = self.mapped.lock().unwrap();
+            let at = mapped.iter().position(|range| *range == (iova, size));
+            mapped.remove(at.unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_of_memory_is_mapped_in_steps_or_none_of_it() {
+        use memory::{GuestRange, RamConfig, allocate};
+        let layout = [
+            GuestRange::new(0, 2 * STEP_BYTES),
+            GuestRange::new(4 << 30, STEP_BYTES),
+        ];
+        let ram = allocate(&RamConfig::anonymous(3 * STEP_BYTES), &layout).unwrap();
+        let map = |room: usize, stop_at: u64| {
+            let space = Small {
+                room,
+                mapped: std::sync::Mutex::default(),
+            };
+            let result = DmaMap::map(&space, ram.guest(), "f", &mut |progress| {
+                if progress.mapped_bytes == stop_at {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            (result, space)
+        };
+        let (whole, space) = map(3, u64::MAX);
+        let step = |start: u64| (start, STEP_BYTES);
+        assert_eq!(
+            *space.mapped.lock().unwrap(),
+            [step(0), step(STEP_BYTES), step(4 << 30)]
+        );
+        whole.unwrap().unmap(&space);
+        assert!(space.mapped.lock().unwrap().is_empty());
+
+        let (full, space) = map(2, u64::MAX);
+        assert!(matches!(full, Err(VfioError::Map { start, .. }) if start == 4 << 30));
+        assert!(space.mapped.lock().unwrap().is_empty());
+        let (stopped, space) = map(3, 2 * STEP_BYTES);
+        assert!(matches!(stopped, Err(VfioError::Cancelled { .. })));
+        assert!(space.mapped.lock().unwrap().is_empty());
+    }
+
     #[test]
     fn populating_keeps_what_is_written_and_stops_when_told() {
         use memory::{GuestRange, RamConfig, allocate};
@@ -300,7 +371,7 @@ mod tests {
             .write_obj(0x1234_5678u32, GuestAddress(0x1000))
             .unwrap();
         let mut seen = Vec::new();
-        populate(ram.guest(), &mut |progress| {
+        populate(ram.guest(), "guest memory", &mut |progress| {
             seen.push(progress.mapped_bytes);
             ControlFlow::Continue(())
         })
@@ -308,7 +379,7 @@ mod tests {
         assert_eq!(seen, [0, STEP_BYTES, size]);
         let word: u32 = ram.guest().read_obj(GuestAddress(0x1000)).unwrap();
         assert_eq!(word, 0x1234_5678);
-        let stopped = populate(ram.guest(), &mut |_| ControlFlow::Break(()));
+        let stopped = populate(ram.guest(), "guest memory", &mut |_| ControlFlow::Break(()));
         assert!(matches!(stopped, Err(VfioError::Cancelled { .. })));
     }
 

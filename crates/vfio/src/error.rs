@@ -1,6 +1,7 @@
 //! What can go wrong on the way to a passed-through function, each with its remedy.
 
 use std::io;
+use std::path::Path;
 
 /// A function of the host cannot be had. Each message is one line that says what is in the way and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,59 @@ pub enum VfioError {
         path: String,
     },
 
+    /// The kernel's iommufd is not there.
+    #[error(
+        "iommufd={id}: {path} does not exist: load the kernel's iommufd (modprobe iommufd; it needs CONFIG_IOMMUFD, which many \
+         distributions' kernels do not have), or leave iommufd= out to use the function's VFIO group"
+    )]
+    NoIommufd {
+        /// The object's id.
+        id: String,
+        /// `/dev/iommu`.
+        path: String,
+    },
+
+    /// The descriptor given as an iommufd is something else.
+    #[error("iommufd={id}: its fd= is no open /dev/iommu")]
+    NotIommufd {
+        /// The object's id.
+        id: String,
+    },
+
+    /// The kernel offers functions by their groups only.
+    #[error(
+        "{device} has no character device (no vfio-dev in its folder in sysfs), which iommufd= needs: run a kernel with \
+         CONFIG_VFIO_DEVICE_CDEV (Linux 6.6 or newer), or leave iommufd= out to use its VFIO group"
+    )]
+    NoCdev {
+        /// `0000:5e:00.2`.
+        device: String,
+    },
+
+    /// The descriptor given as a function is something else.
+    #[error("fd=: the descriptor is no open PCI function of VFIO (/dev/vfio/devices/vfioN)")]
+    NotCdev,
+
+    /// The descriptor given as a function is another one than the option names.
+    #[error("fd=: the descriptor is {given}, not {named}: give either the right one or no host=")]
+    OtherCdev {
+        /// The function of the descriptor.
+        given: String,
+        /// The function that is named.
+        named: String,
+    },
+
+    /// The IOMMU does not keep the interrupts of functions apart.
+    #[error(
+        "{device}: the host does not remap interrupts, so that a guest with this function could raise the host's: turn \
+         interrupt remapping on (firmware, intremap=on), or accept that (echo 1 > \
+         /sys/module/iommufd/parameters/allow_unsafe_interrupts)"
+    )]
+    UnsafeInterrupts {
+        /// `0000:5e:00.2`.
+        device: String,
+    },
+
     /// Opening a VFIO file was refused.
     #[error("cannot open {path}: {source}{hint}")]
     Open {
@@ -193,4 +247,32 @@ pub enum VfioError {
         /// One clear sentence.
         reason: String,
     },
+}
+
+/// Makes a [`VfioError::Kernel`] of a failed step.
+pub(crate) fn failed(device: &str, what: &str) -> impl FnOnce(io::Error) -> VfioError + use<> {
+    let (device, what) = (device.to_owned(), what.to_owned());
+    move |source| VfioError::Kernel {
+        device,
+        what,
+        source,
+    }
+}
+
+/// Why a file of VFIO's cannot be opened.
+pub(crate) fn open_error(source: io::Error, path: &Path) -> VfioError {
+    let text = path.display().to_string();
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => VfioError::NoVfio { path: text },
+        errno => VfioError::Open {
+            hint: match errno {
+                Some(libc::EACCES | libc::EPERM) => {
+                    format!(", run as root or give this user the file (chown $USER {text})")
+                }
+                _ => String::new(),
+            },
+            path: text,
+            source,
+        },
+    }
 }

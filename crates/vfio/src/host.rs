@@ -4,7 +4,9 @@
 
 use crate::address::HostSpec;
 use crate::error::VfioError;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Drivers beside VFIO's own that leave a group viable: they do no DMA.
@@ -106,6 +108,22 @@ impl HostDevice {
         })
     }
 
+    /// The function whose character device (`/dev/vfio/devices/vfioN`) `cdev` is; it may be bound or not.
+    ///
+    /// # Errors
+    /// [`VfioError::NotCdev`] for any other file, and as [`find`](Self::find).
+    pub fn of_cdev(cdev: BorrowedFd<'_>, sysfs: &Path) -> Result<Self, VfioError> {
+        let not = |_| VfioError::NotCdev;
+        let file = File::from(cdev.try_clone_to_owned().map_err(not)?);
+        let number = file.metadata().map_err(not)?.rdev();
+        let name = format!("{}:{}", libc::major(number), libc::minor(number));
+        let entry = fs::canonicalize(sysfs.join("dev/char").join(name)).map_err(not)?;
+        // FUNCTION/vfio-dev/vfioN
+        let above = entry.parent().filter(|above| above.ends_with("vfio-dev"));
+        let folder = above.and_then(Path::parent).ok_or(VfioError::NotCdev)?;
+        Self::find(&HostSpec::Sysfs(folder.to_owned()), sysfs)
+    }
+
     /// Whether it belongs to a VFIO driver: `vfio-pci` or a vendor's variant of it.
     pub fn is_bound_to_vfio(&self) -> bool {
         self.driver.as_deref().is_some_and(is_vfio_driver) || self.cdev.is_some()
@@ -148,6 +166,40 @@ impl HostDevice {
                 group,
                 others,
             })
+        }
+    }
+
+    /// The path of its character device, where the kernel has those.
+    pub(crate) fn cdev_path(&self) -> Option<PathBuf> {
+        Some(Path::new("/dev/vfio/devices").join(self.cdev.as_deref()?))
+    }
+
+    /// Who has it by its group or by its character device, as far as this process may know.
+    fn holder(&self) -> Option<String> {
+        let procfs = Path::new("/proc");
+        let group = self.group.map(|group| format!("/dev/vfio/{group}"));
+        let by_group = group.and_then(|file| holder_of(Path::new(&file), procfs, None));
+        // While it is being opened its own file is open here, too.
+        let but = Some(std::process::id());
+        by_group.or_else(|| holder_of(&self.cdev_path()?, procfs, but))
+    }
+
+    /// The error that somebody has it already who is known; `None` if nobody is.
+    pub(crate) fn held(&self) -> Option<VfioError> {
+        Some(self.busy(self.holder()?))
+    }
+
+    /// The error that it, or another of its group, is in use, by whoever it is.
+    pub(crate) fn in_use(&self) -> VfioError {
+        self.held()
+            .unwrap_or_else(|| self.busy("another process".to_owned()))
+    }
+
+    fn busy(&self, holder: String) -> VfioError {
+        VfioError::Busy {
+            device: self.name.clone(),
+            group: self.group.unwrap_or_default(),
+            holder,
         }
     }
 
@@ -203,11 +255,11 @@ fn group_members(group: &Path) -> Vec<GroupMember> {
 
 /// Who has `file` open, for a message: the first process found, by id and name.
 ///
-/// `procfs` is `/proc`. It finds only what this process may look at; `None` says nothing.
-pub(crate) fn holder_of(file: &Path, procfs: &Path) -> Option<String> {
+/// `procfs` is `/proc`. It finds only what this process may look at; `None` says nothing. The process `but` does not count.
+fn holder_of(file: &Path, procfs: &Path, but: Option<u32>) -> Option<String> {
     entries(procfs)
         .into_iter()
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|name| name.parse().is_ok_and(|pid: u32| Some(pid) != but))
         .find_map(|pid| {
             let process = procfs.join(&pid);
             let fds = process.join("fd");
@@ -222,10 +274,28 @@ pub(crate) fn holder_of(file: &Path, procfs: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
+
+    /// A function as it would be found, with a character device or without; of a group that no host has.
+    pub(crate) fn function(cdev: Option<&str>) -> HostDevice {
+        HostDevice {
+            name: "0000:5e:00.2".to_owned(),
+            sysfs: PathBuf::from("/sys/devices/pci0000:5d/0000:5e:00.2"),
+            driver: Some("vfio-pci".to_owned()),
+            group: Some(u32::MAX),
+            unsafe_group: false,
+            class: 0x020000,
+            vendor: 0x8086,
+            device: 0x10ca,
+            physical_function: None,
+            members: Vec::new(),
+            cdev: cdev.map(str::to_owned),
+        }
+    }
 
     /// A sysfs of its own: functions with their drivers, sorted into groups.
     struct Tree(TempDir);
@@ -317,6 +387,32 @@ mod tests {
     }
 
     #[test]
+    fn a_character_device_is_found_from_the_function_and_the_function_from_it() {
+        let tree = Tree::new();
+        let folder = tree.device("0000:5e:00.2", Some("vfio-pci"), Some(12));
+        assert_eq!(tree.find("5e:00.2").unwrap().cdev, None);
+        let cdev = folder.join("vfio-dev/vfio7");
+        fs::create_dir_all(&cdev).unwrap();
+        let device = tree.find("5e:00.2").unwrap();
+        assert_eq!(device.cdev.as_deref(), Some("vfio7"));
+
+        let chars = tree.0.path().join("dev/char");
+        fs::create_dir_all(&chars).unwrap();
+        let of = |path: &str| {
+            let file = File::open(path).unwrap();
+            HostDevice::of_cdev(file.as_fd(), tree.0.path())
+        };
+        // In the place of a function's: a device there always is, 1:3.
+        assert!(matches!(of("/dev/null"), Err(VfioError::NotCdev)));
+        symlink(&cdev, chars.join("1:3")).unwrap();
+        assert_eq!(of("/dev/null").unwrap(), device);
+        // A device, but no function's; and no device at all.
+        symlink(&folder, chars.join("1:5")).unwrap();
+        assert!(matches!(of("/dev/zero"), Err(VfioError::NotCdev)));
+        assert!(matches!(of("/proc/self/stat"), Err(VfioError::NotCdev)));
+    }
+
+    #[test]
     fn a_group_without_an_iommu_is_none() {
         let tree = Tree::new();
         let folder = tree.device("0000:5e:00.2", Some("vfio-pci"), Some(0));
@@ -340,11 +436,13 @@ mod tests {
         fs::create_dir_all(&fds).unwrap();
         fs::write(folder.path().join("4711/comm"), "qemu-system-x86\n").unwrap();
         symlink("/dev/vfio/12", fds.join("7")).unwrap();
-        let holder = |file: &str| holder_of(Path::new(file), folder.path());
+        let holder = |file: &str| holder_of(Path::new(file), folder.path(), None);
         assert_eq!(
             holder("/dev/vfio/12").as_deref(),
             Some("process 4711 (qemu-system-x86)")
         );
         assert_eq!(holder("/dev/vfio/13"), None);
+        let but = holder_of(Path::new("/dev/vfio/12"), folder.path(), Some(4711));
+        assert_eq!(but, None);
     }
 }

@@ -1,9 +1,13 @@
 //! The kernel's VFIO calls: container, group and device files (Linux, `Documentation/driver-api/vfio.rst` and
-//! `include/uapi/linux/vfio.h`).
+//! `include/uapi/linux/vfio.h`); below it, in `iommufd.rs`, those of the other way to a function.
 //!
-//! All `unsafe` around `ioctl` is in this file. Every structure that the kernel fills is of a fixed size that we give
+//! All `unsafe` around `ioctl` is in these two files. Every structure that the kernel fills is of a fixed size that we give
 //! it in `argsz`; what comes with variable length (capability chains) is read from a byte buffer with bounds checked.
 #![allow(unsafe_code)]
+
+mod iommufd;
+
+pub(crate) use iommufd::{CdevFile, Ioas, IommuFile};
 
 use crate::hardware::{Hardware, IrqInfo, IrqKind, RegionInfo};
 use crate::window::HostWindow;
@@ -109,6 +113,22 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
+/// An I/O address space of the kernel's: a container, or an IOAS of an iommufd.
+pub(crate) trait AddressSpace {
+    /// What can be mapped in it.
+    fn info(&self) -> io::Result<IommuInfo>;
+
+    /// Lets the devices in it reach `size` bytes of this process at `host` under I/O address `iova`.
+    ///
+    /// # Safety
+    /// The range `host..host + size` is mapped and stays so until [`unmap`](Self::unmap) or the end of the address space,
+    /// and nothing in this process relies on its content not changing.
+    unsafe fn map(&self, iova: u64, host: *mut u8, size: u64) -> io::Result<()>;
+
+    /// Takes a range back; it consists of whole mappings.
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+}
+
 /// `/dev/vfio/vfio`: an I/O address space.
 #[derive(Debug)]
 pub(crate) struct ContainerFile(File);
@@ -148,8 +168,10 @@ impl ContainerFile {
         check(unsafe { ioctl_with_val(&self.0, VFIO_SET_IOMMU(), sys::VFIO_TYPE1v2_IOMMU.into()) })
             .map(drop)
     }
+}
 
-    pub(crate) fn info(&self) -> io::Result<IommuInfo> {
+impl AddressSpace for ContainerFile {
+    fn info(&self) -> io::Result<IommuInfo> {
         let bytes = answer(size_of::<sys::vfio_iommu_type1_info>(), 0, |buffer| {
             // SAFETY: the buffer is at least as long as its `argsz` says, and the kernel writes no more than that.
             check(unsafe { ioctl_with_ptr(&self.0, VFIO_IOMMU_GET_INFO(), buffer.as_mut_ptr()) })
@@ -179,12 +201,7 @@ impl ContainerFile {
         Ok(info)
     }
 
-    /// Lets the devices of the container reach `size` bytes of this process at `host` under I/O address `iova`.
-    ///
-    /// # Safety
-    /// The range `host..host + size` is mapped and stays so until [`unmap`](Self::unmap) or the end of the container,
-    /// and nothing in this process relies on its content not changing.
-    pub(crate) unsafe fn map(&self, iova: u64, host: *mut u8, size: u64) -> io::Result<()> {
+    unsafe fn map(&self, iova: u64, host: *mut u8, size: u64) -> io::Result<()> {
         let request = sys::vfio_iommu_type1_dma_map {
             argsz: argsz::<sys::vfio_iommu_type1_dma_map>(),
             flags: sys::VFIO_DMA_MAP_FLAG_READ | sys::VFIO_DMA_MAP_FLAG_WRITE,
@@ -196,8 +213,7 @@ impl ContainerFile {
         check(unsafe { ioctl_with_ref(&self.0, VFIO_IOMMU_MAP_DMA(), &request) }).map(drop)
     }
 
-    /// Takes a range back; it consists of whole mappings. Answers with the number of bytes that were mapped in it.
-    pub(crate) fn unmap(&self, iova: u64, size: u64) -> io::Result<u64> {
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
         let mut request = sys::vfio_iommu_type1_dma_unmap {
             argsz: argsz::<sys::vfio_iommu_type1_dma_unmap>(),
             flags: 0,
@@ -206,8 +222,8 @@ impl ContainerFile {
             ..Default::default()
         };
         // SAFETY: the structure is whole and the kernel writes to it alone.
-        check(unsafe { ioctl_with_mut_ref(&self.0, VFIO_IOMMU_UNMAP_DMA(), &mut request) })?;
-        Ok(request.size)
+        check(unsafe { ioctl_with_mut_ref(&self.0, VFIO_IOMMU_UNMAP_DMA(), &mut request) })
+            .map(drop)
     }
 }
 

@@ -163,6 +163,12 @@ pub(super) const VFIO: &[Property] = &[
         "Id of an iommufd object to use in place of the VFIO group",
     ),
     full(
+        "fd",
+        K::Fd,
+        None,
+        "The host's device as an open /dev/vfio/devices/vfioN, with iommufd=",
+    ),
+    full(
         "rombar",
         K::U32,
         Some("1"),

@@ -272,7 +272,8 @@ fn parse_kind(
         | PropertyKind::Netdev
         | PropertyKind::Chardev
         | PropertyKind::Drive
-        | PropertyKind::Object => match value {
+        | PropertyKind::Object
+        | PropertyKind::Fd => match value {
             Value::Json(serde_json::Value::Bool(_)) => Err(bad_value()),
             _ => Ok(Parsed::Text(text.to_owned())),
         },

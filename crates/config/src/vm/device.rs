@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::FdRef;
 use crate::address::{HostPciAddr, SlotAddr};
 
 /// A device: what every device has, and what its type adds.
@@ -201,6 +202,8 @@ pub enum VfioSource {
     Host(HostPciAddr),
     /// `sysfsdev=`: the device's folder in sysfs.
     SysfsDev(PathBuf),
+    /// Neither: `fd=` is enough.
+    Fd,
 }
 
 /// `vfio-pci`.
@@ -210,6 +213,8 @@ pub struct VfioPciConfig {
     pub source: VfioSource,
     /// `iommufd=`: the id of an `iommufd` object to use instead of the group interface.
     pub iommufd: Option<String>,
+    /// `fd=`: the device's open character device, to be bound to that object.
+    pub fd: Option<FdRef>,
     /// `rombar=`: show the expansion ROM.
     pub rombar: bool,
     /// `x-no-mmap=`: trap all accesses to BARs.

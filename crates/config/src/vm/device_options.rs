@@ -1,10 +1,10 @@
 //! From options to a device: the one path of `-device` and `device_add`.
 
-use super::GlobalProperty;
 use super::device::{
     BlkConfig, DeviceConfig, DeviceKind, IsaSerialConfig, RngConfig, RootPortConfig,
     SteeredInterface, SteeringConfig, VfioPciConfig, VfioSource, VirtioCommon, VirtioNetConfig,
 };
+use super::{FdRef, GlobalProperty};
 use crate::device_types::{self, DEVICE_TYPES};
 use crate::error::{Error, Result};
 use crate::property::{BusKind, Model, PropertyValues};
@@ -107,7 +107,7 @@ impl DeviceConfig {
             } else {
                 0
             },
-            kind: kind(device.model, &values)?,
+            kind: kind(device.model, &values, source)?,
             text,
         };
         config.check_primary()?;
@@ -153,11 +153,11 @@ fn string(key: &str, value: &Value) -> Result<String> {
     }
 }
 
-fn kind(model: Model, values: &PropertyValues) -> Result<DeviceKind> {
+fn kind(model: Model, values: &PropertyValues, source: Source) -> Result<DeviceKind> {
     Ok(match model {
         Model::RootPort => DeviceKind::RootPort(root_port(values)),
         Model::VirtioNet => DeviceKind::VirtioNet(virtio_net(values)?),
-        Model::VfioPci => DeviceKind::VfioPci(vfio(values)?),
+        Model::VfioPci => DeviceKind::VfioPci(vfio(values, source)?),
         Model::VirtioRng => DeviceKind::VirtioRng(rng(values)?),
         Model::VirtioBlk => DeviceKind::VirtioBlk(blk(values)?),
         Model::IsaSerial => DeviceKind::IsaSerial(isa_serial(values)?),
@@ -306,10 +306,19 @@ fn virtio_net(values: &PropertyValues) -> Result<VirtioNetConfig> {
     })
 }
 
-fn vfio(values: &PropertyValues) -> Result<VfioPciConfig> {
+fn vfio(values: &PropertyValues, from: Source) -> Result<VfioPciConfig> {
+    let iommufd = values.text("iommufd");
+    let fd = values.text("fd");
+    if fd.is_some() && iommufd.is_none() {
+        return Err(Error::other(
+            "Use FD passing only with iommufd backend: give iommufd=, the id of an -object iommufd",
+        ));
+    }
+    let fd = fd.map(|fd| FdRef::parse("fd", &fd, from)).transpose()?;
     let source = match (values.host("host"), values.text("sysfsdev")) {
         (Some(host), None) => VfioSource::Host(host),
         (None, Some(path)) => VfioSource::SysfsDev(path.into()),
+        (None, None) if fd.is_some() => VfioSource::Fd,
         (None, None) => {
             return Err(Error::other(
                 "No provided host device: use -device vfio-pci,host=DDDD:BB:DD.F or sysfsdev=PATH",
@@ -319,7 +328,8 @@ fn vfio(values: &PropertyValues) -> Result<VfioPciConfig> {
     };
     Ok(VfioPciConfig {
         source,
-        iommufd: values.text("iommufd"),
+        iommufd,
+        fd,
         rombar: values.number::<u32>("rombar").unwrap_or(1) != 0,
         no_mmap: values.flag("x-no-mmap"),
         no_kvm_msi: values.flag("x-no-kvm-msi"),

@@ -103,7 +103,10 @@ pub enum NumaPolicy {
 
 /// The types of object there are, with a line each: for `-object help` and the docs.
 pub const OBJECT_TYPES: &[(&str, &str)] = &[
-    ("iommufd", "an open /dev/iommu for vfio-pci; fd="),
+    (
+        "iommufd",
+        "the host's /dev/iommu, for vfio-pci; fd= is one that is open already",
+    ),
     (
         "iothread",
         "taken and unused: each queue has a thread of its own",
@@ -192,6 +195,23 @@ impl ObjectConfig {
         };
         reader.finish()?;
         Ok(Self { id, kind, text })
+    }
+
+    /// Whether what there is by the id that a device's `iommufd=` names is an `iommufd`.
+    ///
+    /// # Errors
+    /// There is none, or it is another kind of object.
+    pub fn check_iommufd(id: &str, found: Option<&Self>) -> Result<()> {
+        match found.map(|object| &object.kind) {
+            Some(ObjectKind::IommuFd { .. }) => Ok(()),
+            Some(_) => Err(Error::BadType {
+                name: "iommufd".to_owned(),
+                expected: "iommufd",
+            }),
+            None => Err(Error::Other(format!(
+                "Device '{id}' not found: define it by -object iommufd,id={id}"
+            ))),
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::placement::place_devices;
 use super::{
-    Accel, ChardevBackend, DeviceConfig, DeviceKind, MachineKind, ObjectKind, SerialPort, VmConfig,
+    Accel, ChardevBackend, DeviceConfig, DeviceKind, MachineKind, ObjectConfig, ObjectKind,
+    SerialPort, VmConfig,
 };
 use crate::error::{Error, OptionError, Result};
 
@@ -357,10 +358,9 @@ impl VmConfig {
                 }
             }
             DeviceKind::VfioPci(vfio) => {
-                if let Some(id) = &vfio.iommufd
-                    && !matches!(object(id), Some(ObjectKind::IommuFd { .. }))
-                {
-                    return Err(unresolved("iommufd", id));
+                if let Some(id) = &vfio.iommufd {
+                    let object = self.objects.iter().find(|object| object.id == *id);
+                    ObjectConfig::check_iommufd(id, object)?;
                 }
             }
             DeviceKind::IsaSerial(serial) => match users.take(self, &serial.chardev) {

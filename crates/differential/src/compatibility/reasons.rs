@@ -344,8 +344,8 @@ const PROPERTIES: &[Heading] = &[
         &["x-pci-*", "x-msix-relocation"],
     ),
     (
-        "a function is found by host= or sysfsdev=",
-        &["fd", "vf-token"],
+        "functions of a PF that vfio-pci has, too, are not opened",
+        &["vf-token"],
     ),
     (
         "the receive-side filter is not loaded into the kernel",

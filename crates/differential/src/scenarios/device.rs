@@ -361,6 +361,36 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         }
     ),
     row!(
+        "qmp-iommufd",
+        "an iommufd, and functions by it: what is not there, and what is something else",
+        |stage| {
+            let vfio = |more: Value| {
+                let device = json!({"driver": "vfio-pci", "id": "x", "bus": "root1"});
+                ("device_add", with(device, more))
+            };
+            let object = |more: Value| {
+                let object = json!({"qom-type": "iommufd", "id": "iommufd0"});
+                ("object-add", with(object, more))
+            };
+            ask(
+                stage,
+                &[
+                    vfio(json!({"host": "0000:ff:1f.7", "iommufd": "iommufd0"})),
+                    object(json!({"fd": "nope"})),
+                    object(json!({})),
+                    object(json!({})),
+                    ("object-add", json!({"qom-type": "iothread", "id": "io"})),
+                    vfio(json!({"host": "0000:ff:1f.7", "iommufd": "io"})),
+                    vfio(json!({"iommufd": "iommufd0", "fd": "nope"})),
+                    vfio(json!({"iommufd": "iommufd0"})),
+                    ("object-del", json!({"id": "iommufd0"})),
+                    ("object-del", json!({"id": "iommufd0"})),
+                ],
+            )
+        },
+        &[REMEDY]
+    ),
+    row!(
         "qmp-primary-first",
         "both by the monitor, the primary first",
         |stage| {

@@ -1,8 +1,8 @@
 //! Monitor's orders that need no machinery of their own: objects, announcements, a pair's path.
 
-use crate::MachineError;
 use crate::announcing::{Cause, Which};
 use crate::board::Board;
+use crate::{FdSource, MachineError};
 use config::vm::{ObjectConfig, ObjectKind, VmConfig};
 use failover::Event;
 use net::announce::AnnounceParameters;
@@ -48,12 +48,17 @@ pub fn check_new_object(config: &VmConfig, object: &ObjectConfig) -> Result<(), 
 }
 
 impl Board {
-    /// `object-add`.
+    /// `object-add`. `fds` resolves the descriptors that the client handed over.
     ///
     /// # Errors
     /// The id is taken, or the object cannot be had.
-    pub fn object_add(&mut self, object: ObjectConfig) -> Result<(), MachineError> {
+    pub fn object_add(
+        &mut self,
+        object: ObjectConfig,
+        fds: &dyn FdSource,
+    ) -> Result<(), MachineError> {
         check_new_object(&self.config, &object)?;
+        self.make_iommufd(&object, fds)?;
         self.config.objects.push(object);
         Ok(())
     }
@@ -61,17 +66,19 @@ impl Board {
     /// `object-del`.
     ///
     /// # Errors
-    /// There is no such object, or guest RAM is in it.
+    /// There is no such object, or guest RAM is in it, or a device is had by it.
     pub fn object_del(&mut self, id: &str) -> Result<(), MachineError> {
         let Some(at) = self.config.objects.iter().position(|o| o.id == id) else {
             return Err(MachineError::refused(format!("object '{id}' not found")));
         };
-        if self.config.machine.memory_backend.as_deref() == Some(id) {
+        let is_memory = self.config.machine.memory_backend.as_deref() == Some(id);
+        if is_memory || self.is_iommufd_used(id) {
             return Err(MachineError::refused(format!(
                 "object '{id}' is in use, can not be deleted"
             )));
         }
         self.config.objects.remove(at);
+        self.iommufds.remove(id);
         Ok(())
     }
 

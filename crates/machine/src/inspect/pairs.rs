@@ -9,7 +9,7 @@ use failover::{Consent, Dangling, Gate, Pair, PairingWarning, Path, Reason};
 use std::fs;
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use vfio::{Container, HostDevice, VfioError};
+use vfio::{Access, Container, HostDevice, VfioError};
 
 const SYSFS: &str = "/sys";
 
@@ -175,10 +175,15 @@ impl Board {
             return Ok(());
         }
         let host = HostDevice::find(&host_spec(vfio), FilePath::new(SYSFS))?;
-        host.check_usable()?;
+        // Its object cannot be deleted as long as it is there.
+        let access = self.access_to(vfio).unwrap_or(Access::Group);
+        access.check_usable(&host, self.pairs.cdev_of(primary))?;
         match self.pairs.container() {
-            Some(container) => container.check_free(&host),
-            None => Container::new(Arc::clone(&self.ram), self.vm.clone()).check_free(&host),
+            Some(container) => container.check_free(&host, &access),
+            None => {
+                let container = Container::new(Arc::clone(&self.ram), self.vm.clone());
+                container.check_free(&host, &access)
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ use config::vm::{DeviceConfig, DeviceKind};
 use failover::{Placing, PrimarySpec, Slot, StandbySpec, When};
 use std::ops::ControlFlow;
 use std::path::Path;
-use vfio::{HostDevice, VfioPci};
+use std::sync::Arc;
+use vfio::{GivenCdev, HostDevice, VfioPci};
 
 /// Base class and subclass.
 fn base_and_subclass(class: u32) -> u16 {
@@ -22,12 +23,14 @@ impl Board {
     fn primary_spec(
         &mut self,
         config: &DeviceConfig,
+        cdev: Option<&GivenCdev>,
         place: &Place,
     ) -> Result<PrimarySpec, MachineError> {
         let class = match &config.kind {
             DeviceKind::VfioPci(vfio) => {
+                let access = self.access_to(vfio)?;
                 let found = HostDevice::find(&host_spec(vfio), Path::new("/sys"))
-                    .and_then(|host| host.check_usable().map(|()| host));
+                    .and_then(|host| access.check_usable(&host, cdev).map(|()| host));
                 match (found, self.config.incoming.is_some()) {
                     // A target opens it once its guest has come; until then another may use it, and it may not even exist.
                     (Ok(host), true) => base_and_subclass(host.class),
@@ -40,7 +43,7 @@ impl Board {
                     }
                     (Ok(host), false) => {
                         self.container()
-                            .check_free(&host)
+                            .check_free(&host, &access)
                             .map_err(|e| MachineError::refused(e.to_string()))?;
                         base_and_subclass(host.class)
                     }
@@ -74,6 +77,7 @@ impl Board {
     pub(crate) fn add_primary(
         &mut self,
         config: DeviceConfig,
+        cdev: Option<Arc<GivenCdev>>,
         when: When,
     ) -> Result<(), MachineError> {
         let id = config.id.clone().ok_or_else(|| {
@@ -90,7 +94,7 @@ impl Board {
                 place.bus
             )));
         }
-        let spec = self.primary_spec(&config, &place)?;
+        let spec = self.primary_spec(&config, cdev.as_deref(), &place)?;
         let other = match &config.kind {
             DeviceKind::VfioPci(_) => None,
             _ => Some(self.make(&config, &id, &place)?),
@@ -109,6 +113,7 @@ impl Board {
         let primary = Primary {
             config,
             place,
+            cdev,
             vfio: None,
             other,
             in_slot: false,
@@ -130,9 +135,12 @@ impl Board {
 
     /// A primary that came before its standby is an ordinary device to the guest.
     pub(super) fn plug_visible(&mut self, id: &str, when: When) -> Result<(), MachineError> {
-        let config = self.pairs.primary(id).map(|p| p.config.clone());
-        if let Some(config) = config.filter(|c| matches!(c.kind, DeviceKind::VfioPci(_))) {
-            let wanted = self.vfio_config(&config, id)?;
+        let primary = self.pairs.primary(id);
+        let given = primary.map(|p| (p.config.clone(), p.cdev.clone()));
+        if let Some((config, cdev)) =
+            given.filter(|(c, _)| matches!(c.kind, DeviceKind::VfioPci(_)))
+        {
+            let wanted = self.vfio_config(&config, id, cdev)?;
             let container = self.container();
             let device = VfioPci::open(wanted, &container, &mut |_| ControlFlow::Continue(()))
                 .map_err(|e| MachineError::refused(e.to_string()))?;

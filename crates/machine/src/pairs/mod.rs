@@ -28,12 +28,14 @@ use pci::PciDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vfio::{Container, VfioPci};
+use vfio::{Container, GivenCdev, VfioPci};
 
 /// What the board keeps of a primary.
 pub(crate) struct Primary {
     pub(crate) config: DeviceConfig,
     place: Place,
+    /// The function's character device, where that was handed over.
+    cdev: Option<Arc<GivenCdev>>,
     /// Open, whether it is in its slot or not.
     vfio: Option<Arc<VfioPci>>,
     /// A primary without hardware behind it.
@@ -146,6 +148,11 @@ impl PairKeeper {
     /// Whether the host's function of this primary is open.
     pub(crate) fn is_open(&self, id: &str) -> bool {
         self.primary(id).is_some_and(|p| p.vfio.is_some())
+    }
+
+    /// The character device that was handed over for this primary.
+    pub(crate) fn cdev_of(&self, id: &str) -> Option<&GivenCdev> {
+        self.primary(id)?.cdev.as_deref()
     }
 
     /// What primaries are mapped into, once there was one.

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use vfio::{Container, VfioConfig, VfioError, VfioListener, VfioPci};
+use vfio::{Container, GivenCdev, VfioConfig, VfioError, VfioListener, VfioPci};
 
 /// Hands what a passed-through function tells on to the control thread.
 struct FunctionWatcher(Control);
@@ -67,6 +67,7 @@ impl Board {
         &self,
         config: &DeviceConfig,
         key: &str,
+        cdev: Option<Arc<GivenCdev>>,
     ) -> Result<VfioConfig, MachineError> {
         let DeviceKind::VfioPci(vfio) = &config.kind else {
             return Err(MachineError::refused(format!(
@@ -74,12 +75,9 @@ impl Board {
                 config.driver
             )));
         };
-        if vfio.iommufd.is_some() {
-            return Err(MachineError::refused(
-                "iommufd=: not supported yet; leave it out to use the group interface",
-            ));
-        }
         let mut wanted = VfioConfig::new(key, host_spec(vfio));
+        wanted.access = self.access_to(vfio)?;
+        wanted.cdev = cdev;
         wanted.listener = Some(Arc::new(FunctionWatcher(self.control.clone())));
         Ok(wanted)
     }
@@ -89,8 +87,9 @@ impl Board {
         &mut self,
         config: &DeviceConfig,
         key: &str,
+        cdev: Option<Arc<GivenCdev>>,
     ) -> Result<Made, MachineError> {
-        let wanted = self.vfio_config(config, key)?;
+        let wanted = self.vfio_config(config, key, cdev)?;
         let container = self.container();
         let device = VfioPci::open(wanted, &container, &mut |_| ControlFlow::Continue(()))
             .map_err(|e| MachineError::refused(e.to_string()))?;

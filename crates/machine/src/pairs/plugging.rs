@@ -24,7 +24,7 @@ impl Board {
             return self.primary_ready(id, Ok(None));
         }
         let (config, open) = (primary.config.clone(), primary.vfio.clone());
-        let wanted = match self.vfio_config(&config, id) {
+        let wanted = match self.vfio_config(&config, id, primary.cdev.clone()) {
             Ok(wanted) => wanted,
             Err(error) => return self.plug_failed(id, PlugError::other(error.to_string())),
         };

@@ -72,8 +72,9 @@ pub(super) fn device_add(
     board: &mut Board,
     open: &DeviceOptions,
     globals: &[GlobalProperty],
+    fds: &MonitorFds,
 ) -> Answer {
-    done(board.device_add(device_config(open, globals)?))
+    done(board.device_add(device_config(open, globals)?, &Named(fds)))
 }
 
 /// An error names the device as the client did.
@@ -99,6 +100,10 @@ pub(super) fn netdev_add(board: &mut Board, open: &NetdevOptions, fds: &MonitorF
 pub(super) fn object_config(open: &ObjectOptions) -> Result<ObjectConfig, QmpError> {
     let (options, source) = options(open, "qom-type")?;
     ObjectConfig::from_options(options, source).map_err(bad)
+}
+
+pub(super) fn object_add(board: &mut Board, open: &ObjectOptions, fds: &MonitorFds) -> Answer {
+    done(board.object_add(object_config(open)?, &Named(fds)))
 }
 
 /// What `announce-self` orders.

@@ -9,6 +9,7 @@ mod client;
 mod metrics;
 mod migrate;
 mod pair;
+mod passthrough;
 mod pci;
 mod protocol;
 mod reasons;

@@ -35,7 +35,8 @@ fn unset(kind: PropertyKind) -> Value {
         | PropertyKind::Netdev
         | PropertyKind::Chardev
         | PropertyKind::Drive
-        | PropertyKind::Object => "".into(),
+        | PropertyKind::Object
+        | PropertyKind::Fd => "".into(),
     }
 }
 
@@ -61,7 +62,8 @@ fn value_of(values: &PropertyValues, property: &Property) -> Option<Value> {
         | PropertyKind::Netdev
         | PropertyKind::Chardev
         | PropertyKind::Drive
-        | PropertyKind::Object => values.text(name).map(Value::from),
+        | PropertyKind::Object
+        | PropertyKind::Fd => values.text(name).map(Value::from),
     }
 }
 
