@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use lab::l1::{L1, Options};
 use lab::progress::say;
@@ -28,6 +28,10 @@ pub(crate) struct LabPlace {
     /// The lab host's niceness: with less than 0 other programs disturb its figures less.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     nice: i32,
+    /// The lab host's kernel, in the folder that `make install modules_install` put it into [default: Debian's]; guests
+    /// keep Debian's.
+    #[arg(long, value_name = "FOLDER")]
+    kernel: Option<PathBuf>,
     /// Use this program as standfast instead of building it.
     #[arg(long, value_name = "PROGRAM")]
     standfast: Option<PathBuf>,
@@ -93,6 +97,14 @@ impl LabPlace {
         say("building lab-agent");
         let agent = workspace.agent()?;
         if let Some(l1) = L1::running(state) {
+            if let Some(folder) = &self.kernel {
+                let wanted = lab::kernel::Kernel::installed(folder)?.release;
+                ensure!(
+                    l1.kernel() == wanted,
+                    "the lab host is up with kernel {}, not {wanted}: stop it first (cargo xtask lab down)",
+                    l1.kernel()
+                );
+            }
             lab::l1::prepare(state, &agent)?;
             return Ok((l1, false));
         }
@@ -101,6 +113,7 @@ impl LabPlace {
             cpus: self.cpus,
             nice: self.nice,
             die_with_parent: !keep,
+            kernel: self.kernel.clone(),
             launcher: std::env::current_exe().context("where am I?")?,
         };
         Ok((L1::start(state, &agent, &options)?, true))

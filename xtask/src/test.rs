@@ -306,15 +306,15 @@ fn all_scenarios(options: &TestOptions, workspace: &Workspace) -> Tally {
     for host in 1..=LAB_HOSTS {
         let mut text = Vec::new();
         let ran = scenarios(options, workspace, &left, &mut text);
-        for (name, good) in String::from_utf8_lossy(&text)
+        for (name, end) in String::from_utf8_lossy(&text)
             .lines()
             .filter_map(ended_line)
         {
             left.retain(|other| other != name);
-            if good {
-                tally.passed += 1
-            } else {
-                tally.failed += 1
+            match end {
+                End::Passed => tally.passed += 1,
+                End::Failed => tally.failed += 1,
+                End::Skipped(line) => tally.skipped.push(line),
             }
         }
         let repeats = String::from_utf8_lossy(&text)
@@ -339,16 +339,29 @@ fn all_scenarios(options: &TestOptions, workspace: &Workspace) -> Tally {
     tally
 }
 
-/// A scenario's last line: `ok      boot (22.1 s)` or `FAILED  boot (3.0 s): …`. Progress may stand before it.
-fn ended_line(line: &str) -> Option<(&str, bool)> {
-    let good = line.rfind("ok      ").map(|at| (at, true));
-    let bad = line.find("FAILED  ").map(|at| (at, false));
-    let (at, good) = bad.or(good)?;
-    let name = line.get(at + 8..)?.split(' ').next()?;
+/// How a scenario ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Passed,
+    Failed,
+    /// It cannot run here; what it said.
+    Skipped(String),
+}
+
+/// A scenario's last line: `ok      boot (22.1 s)`, `FAILED  boot (3.0 s): …` or `SKIPPED boot: …`. Progress may stand
+/// before it.
+fn ended_line(line: &str) -> Option<(&str, End)> {
+    let good = line.rfind("ok      ").map(|at| (at, End::Passed));
+    let bad = line.find("FAILED  ").map(|at| (at, End::Failed));
+    let left_out = line
+        .find("SKIPPED ")
+        .map(|at| (at, End::Skipped(line[at..].to_owned())));
+    let (at, end) = bad.or(left_out).or(good)?;
+    let name = line.get(at + 8..)?.split([' ', ':']).next()?;
     lab::scenario::SCENARIOS
         .iter()
         .any(|s| s.name == name)
-        .then_some((name, good))
+        .then_some((name, end))
 }
 
 fn scenarios(
@@ -417,11 +430,16 @@ mod tests {
         assert!(result_line("test a ... ok").is_none());
         assert_eq!(
             ended_line("[ ok      pair-vf (35.9 s)"),
-            Some(("pair-vf", true))
+            Some(("pair-vf", End::Passed))
         );
         assert_eq!(
             ended_line("FAILED  boot (1.0 s): ok      no"),
-            Some(("boot", false))
+            Some(("boot", End::Failed))
+        );
+        let line = "SKIPPED iommufd: the lab host has no /dev/iommu; ok      no";
+        assert_eq!(
+            ended_line(&format!("[ {line}")),
+            Some(("iommufd", End::Skipped(line.to_owned())))
         );
         assert_eq!(ended_line("lab scenarios: 2 passed, 0 failed"), None);
     }

@@ -16,6 +16,9 @@ use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::packages;
 
+/// The file by which `/init` knows that it is the lab host's.
+pub const HOST_MARK: &str = "lab-host";
+
 /// What L1 loads, in this order; `?` marks what an older kernel may lack.
 const HOST_MODULES: &[&str] = &[
     "virtio_pci",
@@ -64,11 +67,12 @@ pub enum Image {
 }
 
 impl Image {
-    fn name(self) -> &'static str {
+    fn name(self, kernel: &Kernel) -> String {
         match self {
-            Self::Host => "l1.img",
-            Self::Guest => "guest.img",
-            Self::GuestIperf => "guest-iperf.img",
+            // The lab host may have another kernel at each start.
+            Self::Host => format!("l1-{}.img", kernel.release),
+            Self::Guest => "guest.img".to_owned(),
+            Self::GuestIperf => "guest-iperf.img".to_owned(),
         }
     }
 }
@@ -81,7 +85,7 @@ pub fn ensure(
     busybox: &Path,
     agent: &Path,
 ) -> Result<PathBuf> {
-    let file = folder.join(image.name());
+    let file = folder.join(image.name(kernel));
     let age = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     let program = std::env::current_exe().ok();
     let inputs = [
@@ -117,6 +121,9 @@ fn fill(
     }
     archive.character_device("dev/console", 5, 1)?;
     archive.file("init", 0o755, &fs::read(agent)?)?;
+    if image == Image::Host {
+        archive.file(HOST_MARK, 0o644, b"")?;
+    }
     archive.file("bin/busybox", 0o755, &fs::read(busybox)?)?;
     let applets = packages::output(Command::new(busybox).arg("--list"), "busybox --list")?;
     for applet in applets.lines().filter(|name| *name != "busybox") {

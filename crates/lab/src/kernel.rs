@@ -125,6 +125,16 @@ impl Kernel {
         })
     }
 
+    /// The kernel that was built and installed into a folder: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`.
+    pub fn installed(folder: &Path) -> Result<Self> {
+        Self::find(folder).with_context(|| {
+            format!(
+                "{} holds no boot/vmlinuz-RELEASE with its lib/modules/RELEASE",
+                folder.display()
+            )
+        })
+    }
+
     /// The named modules and all they depend on, each after what it needs.
     ///
     /// A name that is built into the kernel is left out; one that the kernel does not have at all

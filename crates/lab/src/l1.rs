@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::channel::Channel;
 use crate::initramfs::{self, Image};
+use crate::kernel::Kernel;
 use crate::progress::say;
 use crate::state::{CHANNELS, StateDir};
 use crate::topology;
@@ -30,6 +31,9 @@ pub struct Options {
     pub nice: i32,
     /// Whether L1 ends when the process that started it ends.
     pub die_with_parent: bool,
+    /// L1's kernel, as `make install modules_install` leaves it in a folder; Debian's, if none is named. Guests always
+    /// have Debian's.
+    pub kernel: Option<PathBuf>,
     /// The program to start L1 through: one that has the `exec` subcommand of [`crate::launch`].
     pub launcher: PathBuf,
 }
@@ -39,6 +43,7 @@ pub struct Options {
 pub struct L1 {
     state: StateDir,
     process: Recorded,
+    kernel: String,
 }
 
 /// A process id and what tells it from a later process of the same id.
@@ -83,9 +88,11 @@ impl L1 {
             pid: words.next()?.parse().ok()?,
             started: words.next()?.parse().ok()?,
         };
+        let kernel = words.next().unwrap_or_default().to_owned();
         process.alive().then(|| Self {
             state: state.clone(),
             process,
+            kernel,
         })
     }
 
@@ -100,7 +107,11 @@ impl L1 {
             return Ok(running);
         }
         prepare(state, agent)?;
-        let (kernel, busybox) = kernel::ensure(state)?;
+        let (debian, busybox) = kernel::ensure(state)?;
+        let kernel = match &options.kernel {
+            Some(folder) => Kernel::installed(folder)?,
+            None => debian,
+        };
         let image = initramfs::ensure(Image::Host, &state.cache(), &kernel, &busybox, agent)?;
         say(format!("lab host: starting (kernel {})", kernel.release));
         let begun = Instant::now();
@@ -109,11 +120,12 @@ impl L1 {
         let process = Recorded::of(pid).context("the lab host's VMM ended at once")?;
         fs::write(
             state.l1_pid(),
-            format!("{} {}\n", process.pid, process.started),
+            format!("{} {} {}\n", process.pid, process.started, kernel.release),
         )?;
         let l1 = Self {
             state: state.clone(),
             process,
+            kernel: kernel.release,
         };
         if let Err(error) = l1.wait_for_agent(&mut child) {
             l1.stop();
@@ -155,6 +167,11 @@ impl L1 {
     /// The process that emulates L1.
     pub fn pid(&self) -> u32 {
         self.process.pid.unsigned_abs()
+    }
+
+    /// The release of its kernel.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
     }
 
     /// A channel to the agent, greeted.

@@ -42,6 +42,25 @@ pub struct Pair {
     pub vhost: bool,
 }
 
+/// How the VMM comes by `/dev/iommu` and by the first primary's character device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Iommufd {
+    /// It opens them.
+    Opened,
+    /// It is started with them open, as these descriptors.
+    Given {
+        /// `/dev/iommu`.
+        iommu: i32,
+        /// `/dev/vfio/devices/vfioN`.
+        function: i32,
+    },
+}
+
+impl Iommufd {
+    /// The object's id.
+    pub const ID: &str = "iommufd0";
+}
+
 /// What a virtual machine is to be.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -65,6 +84,8 @@ pub struct Config {
     pub native_hotplug: bool,
     /// Wait for a migration from here.
     pub incoming: Option<String>,
+    /// Primaries are had by iommufd, not by their groups.
+    pub iommufd: Option<Iommufd>,
     /// Options added at the end.
     pub extra: Vec<String>,
     /// Show the console while it runs.
@@ -138,12 +159,26 @@ impl Config {
                 ),
             );
         }
+        let fd = |fd: Option<i32>| fd.map_or_else(String::new, |fd| format!(",fd={fd}"));
+        let (iommu, function) = match self.iommufd {
+            Some(Iommufd::Given { iommu, function }) => (Some(iommu), Some(function)),
+            _ => (None, None),
+        };
+        let by = self.iommufd.map_or_else(String::new, |_| {
+            format!(",iommufd={}{}", Iommufd::ID, fd(function))
+        });
+        if self.iommufd.is_some() {
+            option(
+                "-object",
+                &format!("iommufd,id={}{}", Iommufd::ID, fd(iommu)),
+            );
+        }
         for (index, pair) in self.pairs.iter().enumerate() {
             if let Some(host) = &pair.primary {
                 option(
                     "-device",
                     &format!(
-                        "vfio-pci,host={host},id=hostdev{index},bus=root{},failover_pair_id=net{}",
+                        "vfio-pci,host={host},id=hostdev{index},bus=root{},failover_pair_id=net{}{by}",
                         index * 2 + 1,
                         index + 1
                     ),
@@ -428,6 +463,7 @@ mod tests {
             spare_ports: 0,
             native_hotplug: false,
             incoming: Some("tcp:10.1.0.2:4444".into()),
+            iommufd: None,
             extra: Vec::new(),
             show_console: false,
         };

@@ -179,9 +179,14 @@ fn act(role: Role) -> Result<ExitCode> {
 
 fn scenarios(place: &Place, names: &[String]) -> Result<ExitCode> {
     let mut bench = place.bench()?;
-    let (passed, failed) = scenario::run_all(&mut bench, names, &place.logs())?;
-    println!("lab scenarios: {passed} passed, {} failed", failed.len());
-    Ok(if failed.is_empty() {
+    let ended = scenario::run_all(&mut bench, names, &place.logs())?;
+    println!(
+        "lab scenarios: {} passed, {} failed, {} skipped",
+        ended.passed,
+        ended.failed.len(),
+        ended.skipped
+    );
+    Ok(if ended.failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -223,8 +228,8 @@ fn guest(place: &Place, no_primary: bool) -> Result<()> {
 
 /// Process 1 never ends by returning: the kernel would panic before the reason is read.
 fn init() -> ExitCode {
-    // The two images are told apart by what they hold: only the lab host brings KVM along.
-    let host = std::path::Path::new("/modules/kvm.ko").exists();
+    // The two images are told apart by what they hold.
+    let host = Path::new("/").join(lab::initramfs::HOST_MARK).exists();
     let ended = if host {
         lab::host::init::run()
     } else {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use crate::qmp::Event;
-use crate::vm::{Config, Vm};
+use crate::vm::{Config, Vm, Vmm};
 
 /// How long a migration may take in the lab.
 pub const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
@@ -91,10 +91,21 @@ fn step(bench: &Bench, source: Vm, name: &str, onto: usize) -> Result<Vm> {
 }
 
 /// The same, into a machine of this configuration.
-pub fn step_to(bench: &Bench, mut source: Vm, mut config: Config, onto: usize) -> Result<Vm> {
+pub fn step_to(bench: &Bench, source: Vm, config: Config, onto: usize) -> Result<Vm> {
+    step_by(bench, &bench.vmm, source, config, onto)
+}
+
+/// The same, into a machine of this VMM's.
+pub fn step_by(
+    bench: &Bench,
+    vmm: &Vmm,
+    mut source: Vm,
+    mut config: Config,
+    onto: usize,
+) -> Result<Vm> {
     let name = config.name.clone();
     config.incoming = Some(bench.uri(onto)?);
-    let mut target = bench.start(config)?;
+    let mut target = Vm::start(vmm, config, &bench.runs)?;
     let before = source.state()?;
     run(&mut source, &mut target, &bench.uri(onto)?).with_context(|| format!("to {name}"))?;
     let status = source.qmp.execute("query-status", json!({}))?;

@@ -5,6 +5,7 @@ pub mod boot;
 pub mod demo;
 pub mod faults;
 pub mod hotplug;
+pub mod iommufd;
 pub mod measure;
 pub mod memory;
 pub mod migrate;
@@ -12,6 +13,7 @@ mod operator;
 pub mod pairs;
 pub mod vhost;
 
+use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -91,6 +93,7 @@ impl Bench {
             spare_ports: 0,
             native_hotplug: false,
             incoming: None,
+            iommufd: None,
             extra: Vec::new(),
             show_console: self.show_console,
         })
@@ -237,6 +240,29 @@ pub struct Scenario {
     run: fn(&Bench) -> Result<()>,
 }
 
+/// Why a scenario cannot run here; as its error it makes the scenario neither passed nor failed.
+#[derive(Debug)]
+pub struct Skipped(pub String);
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
+/// How scenarios ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// How many passed.
+    pub passed: usize,
+    /// The names of those that failed.
+    pub failed: Vec<String>,
+    /// How many could not run here.
+    pub skipped: usize,
+}
+
 /// All scenarios, in the order in which they run.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -336,6 +362,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: vhost::there_and_back,
     },
     Scenario {
+        name: "iommufd",
+        about: "a primary by iommufd leaves, comes back, and moves there and back",
+        primary: PrimaryKind::Vf,
+        run: iommufd::there_and_back,
+    },
+    Scenario {
         name: "bad-input",
         about: "wrong options, a busy NIC, a foreign stream: one error each, and nothing left behind",
         primary: PrimaryKind::Vf,
@@ -346,10 +378,10 @@ pub const SCENARIOS: &[Scenario] = &[
 /// How often a scenario is run at most.
 const ATTEMPTS: u32 = 3;
 
-/// Runs scenarios one after the other; returns how many passed and which failed.
+/// Runs scenarios one after the other.
 ///
 /// Logs of each go to `logs/VMM/SCENARIO`.
-pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize, Vec<String>)> {
+pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<Ended> {
     for name in only {
         if !SCENARIOS.iter().any(|scenario| scenario.name == name) {
             let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
@@ -359,7 +391,7 @@ pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize
             );
         }
     }
-    let (mut passed, mut failed) = (0, Vec::new());
+    let mut ended = Ended::default();
     let runs = bench.runs.clone();
     for scenario in SCENARIOS {
         if !only.is_empty() && !only.iter().any(|name| name == scenario.name) {
@@ -376,23 +408,30 @@ pub fn run_all(bench: &mut Bench, only: &[String], logs: &Path) -> Result<(usize
         // is repeated, each time told, and counted at the end: a pass with repeats is not a clean one.
         for number in 2..=ATTEMPTS {
             let Err(error) = &result else { break };
+            if error.is::<Skipped>() {
+                break;
+            }
             println!("AGAIN   {}: {error:#}", scenario.name);
             result = attempt(bench, scenario, &log.with_extension(number.to_string()));
         }
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
-                passed += 1;
+                ended.passed += 1;
                 println!("ok      {} ({seconds:.1} s)", scenario.name);
+            }
+            Err(error) if error.is::<Skipped>() => {
+                println!("SKIPPED {}: {error:#}", scenario.name);
+                ended.skipped += 1;
             }
             Err(error) => {
                 println!("FAILED  {} ({seconds:.1} s): {error:#}", scenario.name);
-                failed.push(scenario.name.to_owned());
+                ended.failed.push(scenario.name.to_owned());
             }
         }
     }
     bench.runs = runs;
-    Ok((passed, failed))
+    Ok(ended)
 }
 
 /// Runs a scenario once, from a fresh site, and keeps its logs.
