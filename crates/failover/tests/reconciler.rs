@@ -217,6 +217,32 @@ fn a_primary_that_fails_is_given_back_to_the_host_and_tried_again_ever_more_slow
 }
 
 #[test]
+fn a_host_that_wants_a_primary_back_which_is_out_of_its_guest_gets_it_at_once() {
+    let released = [Action::Release {
+        primary: "primary0".into(),
+    }];
+    let wanted = || Event::DeviceFailed("the host wants it back".into());
+    // Out by an operator's order: the order stands.
+    let mut pairs = active(1);
+    let order = |pairs: &mut Pairs, path| feed(pairs, NOW, Event::OperatorSwitch(path));
+    order(&mut pairs, Path::Standby);
+    feed(&mut pairs, NOW, Event::GuestLetGo);
+    assert_eq!(feed(&mut pairs, NOW, wanted()), released);
+    assert_eq!(situation(&pairs), "operator");
+    // Asked for again, it is opened afresh; while it waits for another attempt nobody holds it either.
+    assert!(has_plug(&order(&mut pairs, Path::Primary)));
+    feed(&mut pairs, NOW, failed_plug());
+    assert_eq!(feed(&mut pairs, NOW, wanted()), released);
+    let (at, actions) = next(&mut pairs);
+    assert!(has_plug(&actions));
+    back_in(&mut pairs, at);
+    // And while the guest boots.
+    feed(&mut pairs, at, Event::MachineReset);
+    assert_eq!(feed(&mut pairs, at, wanted()), released);
+    assert!(has_plug(&feed(&mut pairs, at, Event::StandbyNegotiated)));
+}
+
+#[test]
 fn a_failed_primary_goes_on_being_asked_for() {
     let mut pairs = active(1);
     feed(&mut pairs, NOW, Event::DeviceFailed("fatal error".into()));

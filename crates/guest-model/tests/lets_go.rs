@@ -218,3 +218,19 @@ fn a_hook_that_fails_is_told_by_an_event_and_the_guest_goes_on() {
     ask_to_let_go(&host);
     host.step_until("the standby", |host| host.way() == Way::Standby);
 }
+
+#[test]
+fn a_host_that_wants_a_function_of_no_pair_back_has_the_guest_let_go_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::on_primary(folder.path(), &Wanted::default());
+    // Not the primary of any, and hotpluggable.
+    let wanted = |board: &mut machine::Board| board.function_wanted_back("standby0");
+    host.control.ask(wanted).unwrap();
+    // The kernel asks again and again.
+    host.control.ask(wanted).unwrap();
+    host.step_until("its deletion", |host| {
+        host.events.try_iter().any(
+            |event| matches!(event, MachineEvent::DeviceDeleted { id: Some(id), .. } if id == "standby0"),
+        )
+    });
+}

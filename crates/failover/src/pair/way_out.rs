@@ -153,13 +153,22 @@ impl Pair {
         error: &str,
         out: &mut Vec<Action>,
     ) -> Step {
-        if !matches!(
-            self.state,
+        match &self.state {
             State::Active { .. }
-                | State::Unplugging { .. }
-                | State::Plugging(PlugStage::Offered { .. })
-        ) {
-            return Err(self.misplaced(&Event::DeviceFailed(String::new())));
+            | State::Unplugging { .. }
+            | State::Plugging(PlugStage::Offered { .. }) => {}
+            // Nobody is being put out of it by this; but the host may be waiting for it, and hardware that failed is to be
+            // opened afresh.
+            State::Hidden(_) | State::Parked(_) | State::Plugging(PlugStage::Backoff { .. }) => {
+                out.push(Action::Release {
+                    primary: self.primary_id()?,
+                });
+                return Ok(());
+            }
+            // Told again, or reset before it is in; released already.
+            State::Plugging(PlugStage::Opening { .. }) | State::Released(_) => {
+                return Err(self.misplaced(&Event::DeviceFailed(String::new())));
+            }
         }
         self.count_fault(now);
         self.fault = Some(error.to_owned());

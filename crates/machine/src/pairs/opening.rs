@@ -25,8 +25,7 @@ impl VfioListener for FunctionWatcher {
 
     fn device_requested(&self, id: &str) {
         let id = id.to_owned();
-        self.0
-            .post(move |board| board.primary_failed(&id, "the host wants it back"));
+        self.0.post(move |board| board.function_wanted_back(&id));
     }
 }
 

@@ -76,8 +76,11 @@ impl Board {
             return;
         };
         primary.opening = None;
-        if let Ok(Some(device)) = &result {
-            primary.vfio = Some(Arc::clone(device));
+        match &result {
+            Ok(Some(device)) => primary.vfio = Some(Arc::clone(device)),
+            Ok(None) => {}
+            // What cannot be reset is opened afresh the next time; and its host may want it back.
+            Err(_) => primary.vfio = None,
         }
         let pair = self.pairs.pairs.by_primary(id);
         if !pair.is_some_and(Pair::still_wants_plug) {

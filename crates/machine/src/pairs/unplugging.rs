@@ -124,6 +124,21 @@ impl Board {
         self.feed(id, &Event::DeviceFailed(why.to_owned()));
     }
 
+    /// The host waits for a function to be closed: whoever has it is asked for it, of whatever kind it is to its guest.
+    pub fn function_wanted_back(&mut self, id: &str) {
+        if self.pairs.pairs.by_primary(id).is_some() {
+            return self.primary_failed(id, "the host wants it back");
+        }
+        tracing::warn!(
+            device = id,
+            "the host wants a passed-through function back: the guest is asked to let go of it"
+        );
+        if let Err(error) = self.hotplug.request_unplug(id) {
+            // The kernel asks again.
+            tracing::warn!(device = id, %error, "the guest cannot be asked to let go of it");
+        }
+    }
+
     /// `device_del` of a primary.
     pub(crate) fn delete_primary(&mut self, id: &str) -> Result<(), MachineError> {
         if self.outgoing.in_progress() {
