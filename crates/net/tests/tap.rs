@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use net::Offload;
 use net::announce::rarp;
-use net::tap::{Script, Tap, TapConfig, TapError, TapSource, VNET_HEADER_BYTES};
+use net::tap::{Script, Tap, TapConfig, TapError, TapSource, VNET_HEADER_BYTES, mtu_of};
 use netns::{eventually, in_namespace, sh};
 use virtio::{IoBuffer, NetBackend, Offloads};
 
@@ -328,5 +328,15 @@ fn scripts_run_at_both_ends_and_a_failing_one_leaves_nothing() {
             ..config(&up)
         };
         assert!(Tap::open(new).unwrap().name().starts_with("tap"));
+    });
+}
+
+#[test]
+fn an_interfaces_mtu_is_that_of_this_namespace() {
+    in_namespace(|| {
+        sh("ip link add large0 mtu 9000 type veth peer name large1");
+        assert_eq!(mtu_of("large0").unwrap(), 9000);
+        assert!(mtu_of("nosuch0").is_err());
+        assert!(mtu_of("no such interface at all").is_err());
     });
 }

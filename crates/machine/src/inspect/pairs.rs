@@ -6,7 +6,7 @@ use crate::devices::host_spec;
 use crate::pairs::plug_error;
 use config::vm::{DeviceConfig, DeviceKind};
 use failover::{Consent, Dangling, Gate, Pair, PairingWarning, Path, Reason};
-use std::fs;
+use net::tap::mtu_of;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use vfio::{Access, Container, HostDevice, VfioError};
@@ -22,15 +22,6 @@ fn note(name: &'static str, text: impl Into<String>) -> NoteView {
 
 fn of_reason(reason: &Reason) -> NoteView {
     note(reason.name(), reason.to_string())
-}
-
-/// The largest frame that an interface of this host takes, in bytes.
-fn mtu_of(interface: &str) -> Option<u32> {
-    let file = FilePath::new(SYSFS)
-        .join("class/net")
-        .join(interface)
-        .join("mtu");
-    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// What a guest makes of it that uses the larger of two.
@@ -163,7 +154,8 @@ impl Board {
     fn mtu_warning(&self, pair: &Pair) -> Option<NoteView> {
         let tap = self.netdevs.interface_of(pair.standby())?;
         let pf = self.pairs.pf_of(pair.standby())?;
-        mtu_mismatch((tap, mtu_of(tap)?), (&pf, mtu_of(&pf)?))
+        let mtu = |interface: &str| mtu_of(interface).ok();
+        mtu_mismatch((tap, mtu(tap)?), (&pf, mtu(&pf)?))
     }
 
     /// Whether the host's function could be opened, for one that is not open.
@@ -199,7 +191,5 @@ mod tests {
         assert!(told.is_some_and(|note| {
             note.name == "mtu-mismatch" && note.text.contains("9000") && note.text.contains("tap0")
         }));
-        assert_eq!(mtu_of("lo").map(|mtu| mtu > 0), Some(true));
-        assert_eq!(mtu_of("no such interface"), None);
     }
 }

@@ -42,6 +42,21 @@ pub const QUEUES_MAX: usize = 256;
 const SCRIPT_UP: &str = "/etc/qemu-ifup";
 const SCRIPT_DOWN: &str = "/etc/qemu-ifdown";
 
+/// The largest frame that an interface of this process's network namespace takes, in bytes. The kernel is asked, not
+/// `/sys`, which may show another namespace's.
+///
+/// # Errors
+/// There is no such interface.
+pub fn mtu_of(interface: &str) -> io::Result<u32> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    ioctl::mtu(socket.as_fd(), interface)
+}
+
 /// Where the tap comes from.
 #[derive(Debug)]
 pub enum TapSource {
