@@ -9,12 +9,13 @@ mod pair;
 
 use machine::MachineEvent;
 use machine::inspect::Path as Way;
-use net::announce::rarp;
+use net::announce::{gratuitous_arp, rarp};
 use net::tap::{Script, Tap, TapConfig, VNET_HEADER_BYTES};
 use netns::{eventually, in_namespace, sh};
 use pair::{Host, MAC, Wanted};
 use std::fs::File;
 use std::io::Read;
+use std::net::Ipv4Addr;
 
 const MAC_TEXT: &str = "52:54:00:11:11:11";
 
@@ -64,26 +65,37 @@ fn each_step_is_done_and_taken_back() {
         });
         host.boot_to_primary();
 
-        let at = |port: &str, held| Some((port.to_owned(), held));
-        assert_eq!(entry(), at("pf0", false));
+        // A held one.
+        let at = |port: &str| Some((port.to_owned(), true));
+        assert_eq!(entry(), at("pf0"));
         assert!(!pf_is_asked());
-        assert!(host.order(Way::Standby));
-        assert_eq!(entry(), at("tap0", true), "asked: to both");
-        assert!(pf_is_asked());
-        host.step_until("the standby", |host| host.way() == Way::Standby);
-        assert_eq!(entry(), at("tap0", true));
-        // Every guest of this host, and every switch beyond, hears where it is now.
-        let mut buffer = [0_u8; 2048];
         let queue = other.queue(0).unwrap().try_clone_to_owned().unwrap();
         let mut queue = File::from(queue);
-        eventually("the announcement", || {
-            let n = queue.read(&mut buffer).ok()?;
-            let frame = &buffer[VNET_HEADER_BYTES as usize..n];
-            (frame == rarp(MAC, None)).then_some(())
-        });
+        let mut hears = |what: &str, frame: &[u8]| {
+            let mut buffer = [0_u8; 2048];
+            eventually(what, || {
+                let n = queue.read(&mut buffer).ok()?;
+                (&buffer[VNET_HEADER_BYTES as usize..n] == frame).then_some(())
+            });
+        };
+        // Until its new link is up it sends over its standby, and takes nothing there.
+        let frame = gratuitous_arp(MAC, Ipv4Addr::new(192, 0, 2, 7), None);
+        let guest = host.guest.as_mut().unwrap();
+        let standby = guest.masters()[0].standby;
+        let nic = guest.nic_mut(standby).unwrap();
+        assert!(nic.send(&mut host.bus, &frame).unwrap());
+        hears("what the guest sends", &frame);
+        assert_eq!(entry(), at("pf0"));
+        assert!(host.order(Way::Standby));
+        assert_eq!(entry(), at("tap0"), "asked: to both");
+        assert!(pf_is_asked());
+        host.step_until("the standby", |host| host.way() == Way::Standby);
+        assert_eq!(entry(), at("tap0"));
+        // Every guest of this host, and every switch beyond, hears where it is now.
+        hears("the announcement", &rarp(MAC, None));
         host.step_until("the order", |host| host.order(Way::Primary));
         host.step_until("the primary", |host| host.way() == Way::Primary);
-        assert_eq!(entry(), at("pf0", false));
+        assert_eq!(entry(), at("pf0"));
         assert!(!pf_is_asked());
 
         // A veth has no VFs: told once a step, and nothing else came of it.

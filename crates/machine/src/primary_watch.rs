@@ -9,14 +9,14 @@
 //! | closes the interface, on its way out | the last vector is masked | frames go to the standby ([`Event::DriverOut`]) |
 //!
 //! The address must not come later, since the driver reads it while it probes; and it should not come earlier: from then on the
-//! NIC keeps the guest's frames for a VF whose driver is not up yet. So it is set on the vCPU's thread, inside the write; that
-//! is why a pair's [`Steering`] stands behind a lock, which the control thread takes for single steps only.
+//! NIC keeps the guest's frames for a VF whose driver is not up yet. So the vCPU that writes waits for it, before its write is
+//! carried out and without any lock of the bus; not for ever, should the host's kernel not answer ([`SteeringThread`]).
 //!
 //! [`Event::DriverIn`]: failover::Event::DriverIn
 //! [`Event::DriverOut`]: failover::Event::DriverOut
 
 use crate::control::Control;
-use net::steer::Steering;
+use net::steer::{Order, SteeringThread};
 use pci::{Decode, IntxLine, PciDevice, StateError, regs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +32,7 @@ const ENTRY_BYTES: u64 = 16;
 const VECTOR_CONTROL: u64 = 12;
 
 /// A pair's steering, shared with the vCPUs for the one moment described above.
-pub(crate) type SharedSteering = Arc<Mutex<Steering>>;
+pub(crate) type SharedSteering = Arc<SteeringThread>;
 
 /// Where the MSI-X table is.
 #[derive(Debug, Clone, Copy)]
@@ -122,10 +122,7 @@ impl WatchedPrimary {
         }
         if let Some(steering) = &self.steering {
             // What fails is logged and told by itself.
-            steering
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .arm_primary();
+            steering.order(Order::ArmPrimary);
         }
     }
 
@@ -156,7 +153,7 @@ impl PciDevice for WatchedPrimary {
         self.inner.config_read(offset, data);
     }
 
-    fn config_write(&self, offset: u16, data: &[u8]) {
+    fn before_config_write(&self, offset: u16, data: &[u8]) {
         if offset == regs::COMMAND
             && data
                 .first()
@@ -164,6 +161,10 @@ impl PciDevice for WatchedPrimary {
         {
             self.arm();
         }
+        self.inner.before_config_write(offset, data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
         self.inner.config_write(offset, data);
         let mut watch = self.watch();
         if let Some(table) = self.table {

@@ -47,15 +47,14 @@ fn each_change_of_the_carrier_is_told() {
         );
         drop(watch);
         assert!(told.recv().is_err(), "it has ended");
-        assert!(
-            LinkWatch::start(
-                LinkOf {
-                    interface: 9999,
-                    vf: None
-                },
-                |_| {}
-            )
-            .is_err()
-        );
+        // Of one that was never there neither.
+        let (sender, told) = channel();
+        let nowhere = LinkOf {
+            interface: 9999,
+            vf: None,
+        };
+        let _watch = LinkWatch::start(nowhere, move |up| sender.send(up).unwrap()).unwrap();
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+        assert!(told.recv_timeout(PATIENCE).is_err(), "told last");
     });
 }

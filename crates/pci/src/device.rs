@@ -102,6 +102,12 @@ pub trait PciDevice: Send + Sync {
     /// Writes 1, 2 or 4 bytes of configuration space; preconditions as of [`config_read`](Self::config_read).
     fn config_write(&self, offset: u16, data: &[u8]);
 
+    /// Called before [`config_write`](Self::config_write) with the same bytes, for what has to be done before and may take its
+    /// time: other accesses to the bus go on meanwhile, and the function may be taken out of its slot before the write.
+    fn before_config_write(&self, offset: u16, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
     /// What the function claims now. Cheap: the bus calls it after each configuration write.
     fn decode(&self) -> Decode;
 

@@ -106,6 +106,14 @@ impl RootComplex {
     }
 
     fn write_piece(&self, bdf: Bdf, offset: u16, data: &[u8], events: &mut Vec<SlotEvent>) {
+        let device = self.with_topology(|topology| {
+            let slotted = topology.get(topology.route(bdf)?)?;
+            Some(Arc::clone(slotted.device()))
+        });
+        let Some(device) = device else {
+            return;
+        };
+        device.before_config_write(offset, data);
         let mut topology = lock(&self.topology);
         let Some(location) = topology.route(bdf) else {
             return;

@@ -1,7 +1,6 @@
 //! Devices of pairs come: by the command line, which is read to its end before anything is said of what is missing, or by
 //! the monitor.
 
-use super::steering::lock;
 use super::{Primary, migrates};
 use crate::MachineError;
 use crate::board::Board;
@@ -208,7 +207,7 @@ impl Board {
             if let Some(steering) = self.steering(&standby) {
                 tracing::info!(
                     standby,
-                    network = lock(&steering).describe(),
+                    network = steering.view().description,
                     "failover pair"
                 );
             }

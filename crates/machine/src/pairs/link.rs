@@ -1,9 +1,8 @@
 //! The NIC behind a primary: found (again), and its link looked at.
 
 use super::PairKeeper;
-use super::steering::lock;
 use crate::board::Board;
-use net::steer::{LinkOf, LinkWatch, Steering, Vf};
+use net::steer::{LinkOf, LinkWatch, Order, Vf};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 
@@ -23,18 +22,9 @@ fn is_still_there(vf: &Vf) -> bool {
     }
 }
 
-fn is_found(steering: &Steering) -> bool {
-    steering
-        .surroundings()
-        .vf
-        .as_ref()
-        .is_ok_and(is_still_there)
-}
-
 impl PairKeeper {
     fn link_of(&self, standby: &str) -> Option<LinkOf> {
-        let steering = lock(self.steering.get(standby)?);
-        let vf = steering.surroundings().vf.as_ref().ok()?;
+        let vf = self.steering.get(standby)?.view().vf?;
         Some(LinkOf {
             interface: vf.pf.index,
             vf: Some(vf.number),
@@ -53,10 +43,12 @@ impl Board {
         let Some(steering) = self.steering(&standby) else {
             return;
         };
-        let address = self.address_of_primary(id);
-        let stale = !is_found(&lock(&steering));
-        if stale && let Err(error) = lock(&steering).look_for(Some(id.to_owned()), address) {
-            tracing::warn!(standby, %error, "the primary's NIC cannot be looked for");
+        if !steering.view().vf.as_ref().is_some_and(is_still_there) {
+            let vf_address = self.address_of_primary(id);
+            steering.order(Order::LookFor {
+                primary: Some(id.to_owned()),
+                vf_address,
+            });
         }
         let of = self.pairs.link_of(&standby);
         let Some(primary) = self.pairs.primaries.get_mut(id) else {

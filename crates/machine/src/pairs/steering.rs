@@ -8,16 +8,15 @@ use crate::event::MachineEvent;
 use crate::primary_watch::SharedSteering;
 use config::vm::{DeviceKind, SteeredInterface, SteeringConfig};
 use failover::Event;
-use net::steer::{Choice, HookConfig, Steering, Trouble, Wanted};
+use net::steer::{Choice, HookConfig, Order, SteeringThread, Trouble, Wanted};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use vfio::HostDevice;
 use virtio::RxFilter;
 
-pub(super) fn lock(steering: &SharedSteering) -> MutexGuard<'_, Steering> {
-    steering.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How long whoever has the switch steered waits for the host's kernel, which as a rule is done within a millisecond.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the host's network is steered after this event.
 pub(super) fn because(event: &Event) -> &'static str {
@@ -68,37 +67,36 @@ impl PairKeeper {
     /// The machine ends: the host's switch gets back what it had, and hooks are waited for.
     pub(super) fn restore_steering(&self) {
         for steering in self.steering.values() {
-            lock(steering).restore("the machine ends");
+            steering.order(Order::Restore("the machine ends"));
         }
         for steering in self.steering.values() {
-            lock(steering).finish();
+            steering.finish();
         }
     }
 
     /// The standby is deleted. Its hook is told by itself.
     pub(super) fn end_steering(&mut self, standby: &str) {
         if let Some(steering) = self.steering.remove(standby) {
-            lock(&steering).restore("the standby was deleted");
+            steering.order(Order::Restore("the standby was deleted"));
         }
     }
 
     /// The primary is deleted: the next one is looked up afresh.
     pub(super) fn forget_steered_primary(&self, standby: &str) {
         if let Some(steering) = self.steering.get(standby) {
-            lock(steering).primary_deleted();
+            steering.order(Order::PrimaryDeleted);
         }
     }
 
     /// The interface of the physical function that the primary of this standby belongs to, as far as it was found.
     pub(crate) fn pf_of(&self, standby: &str) -> Option<String> {
-        let steering = lock(self.steering.get(standby)?);
-        let vf = steering.surroundings().vf.as_ref().ok()?;
-        Some(vf.pf.name.clone())
+        let vf = self.steering.get(standby)?.view().vf?;
+        Some(vf.pf.name)
     }
 
     /// How the host's switch is steered for a standby, for `info network`.
     pub fn steering_of(&self, standby: &str) -> Option<String> {
-        self.steering.get(standby).map(|s| lock(s).describe())
+        self.steering.get(standby).map(|s| s.view().description)
     }
 }
 
@@ -163,30 +161,29 @@ impl Board {
         let primary = pair.and_then(|p| p.primary().map(str::to_owned));
         if let Some(steering) = self.pairs.steering.get(standby) {
             let steering = Arc::clone(steering);
-            let another = lock(&steering).wanted().primary != primary;
-            if another {
-                let address = primary
+            if steering.view().primary != primary {
+                let vf_address = primary
                     .as_deref()
                     .and_then(|id| self.address_of_primary(id));
-                if let Err(error) = lock(&steering).look_for(primary, address) {
-                    tracing::warn!(standby, %error, "the primary's NIC cannot be looked for");
-                }
+                steering.order(Order::LookFor {
+                    primary,
+                    vf_address,
+                });
             }
             return Some(steering);
         }
         let wanted = self.steering_wanted(standby, primary)?;
-        let mut steering = match Steering::discover(wanted) {
-            Ok(steering) => steering,
+        let control = self.control.clone();
+        let tell = move |trouble| {
+            control.post(move |board| board.steering_failed(trouble));
+        };
+        let steering = match SteeringThread::start(wanted, PATIENCE, tell) {
+            Ok(steering) => Arc::new(steering),
             Err(error) => {
                 tracing::warn!(standby, %error, "the host's switch cannot be steered");
                 return None;
             }
         };
-        let control = self.control.clone();
-        steering.on_trouble(move |trouble| {
-            control.post(move |board| board.steering_failed(trouble));
-        });
-        let steering = Arc::new(Mutex::new(steering));
         let known = Arc::clone(&steering);
         self.pairs.steering.insert(standby.to_owned(), known);
         self.note_vlans(standby);
@@ -198,7 +195,7 @@ impl Board {
         let nic = self.devices.net(standby);
         if let (Some(nic), Some(steering)) = (nic, self.pairs.steering.get(standby)) {
             let vlans = vlans_of(&nic.rx_filter());
-            lock(steering).set_vlans(vlans);
+            steering.set_vlans(vlans);
         }
     }
 
@@ -215,29 +212,32 @@ impl Board {
     /// Makes the host's switch send to the standby.
     pub(crate) fn steer_to_standby(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            let mut steering = lock(&steering);
-            // The eject comes just after the driver is out, and a migration waits for what is done at it.
-            if !steering.is_at_standby() {
-                steering.to_standby(self.pairs.because);
+            let order = Order::ToStandby(self.pairs.because);
+            // The eject comes just after the driver is out, and a migration waits for what is done at it: that all is still
+            // as it was left is looked at beside it.
+            if steering.view().at_standby {
+                steering.post(order);
+            } else {
+                steering.order(order);
             }
         }
     }
 
     pub(super) fn steer_to_both(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            lock(&steering).to_both(self.pairs.because);
+            steering.order(Order::ToBoth(self.pairs.because));
         }
     }
 
     pub(super) fn steer_to_primary(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            lock(&steering).to_primary(self.pairs.because);
+            steering.order(Order::ToPrimary(self.pairs.because));
         }
     }
 
     pub(super) fn steer_away(&mut self, standby: &str) {
         if let Some(steering) = self.steering(standby) {
-            lock(&steering).guest_left(self.pairs.because);
+            steering.order(Order::GuestLeft(self.pairs.because));
         }
     }
 }

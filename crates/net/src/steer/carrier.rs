@@ -34,10 +34,10 @@ pub struct LinkWatch {
 
 impl LinkWatch {
     /// Begins to look. `tell` is called on a thread of its own: once with whether it is up, and then at each change. It must
-    /// not drop the watch. An interface that is gone counts as up, and is told last.
+    /// not drop the watch. An interface that is not there (any more) counts as up, and is told last.
     ///
     /// # Errors
-    /// No such interface, or no socket or thread to be had.
+    /// No socket or thread to be had.
     pub fn start(link: LinkOf, tell: impl Fn(bool) + Send + 'static) -> io::Result<Self> {
         // Before the first look: what changes after it is told.
         let mut news = Socket::new(NETLINK_ROUTE)?;
@@ -45,25 +45,27 @@ impl LinkWatch {
         news.add_membership(LINK_GROUP)?;
         news.set_non_blocking(true)?;
         let mut route = Route::open()?;
-        let mut up = route.is_up(link)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("link".to_owned())
             .spawn(move || {
-                tell(up);
-                while wait(&news, &stopped) {
+                let mut up = None;
+                loop {
                     match route.is_up(link) {
-                        Ok(now) if now == up => {}
+                        Ok(now) if Some(now) == up => {}
                         Ok(now) => {
-                            up = now;
-                            tell(up);
+                            up = Some(now);
+                            tell(now);
                         }
                         Err(error) => {
                             tracing::debug!(?link, %error, "the link is no longer watched");
                             // Of an interface that is gone nothing is known.
                             return tell(true);
                         }
+                    }
+                    if !wait(&news, &stopped) {
+                        return;
                     }
                 }
             })?;

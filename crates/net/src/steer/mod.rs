@@ -40,7 +40,10 @@
 //! *Rejected: `learning off` on the PF's port.* It keeps a late frame of the VF from moving the entry
 //! back, and it also keeps the bridge from learning that the guest left for another host. *Rejected:
 //! static entries.* They outlive the process that made them; a held one goes when the tap loses its
-//! carrier, which is when the process ends.
+//! carrier, which is when the process ends, or ages where it is the uplink's.
+//!
+//! Toward the primary the entry is held too: from the opening of the VF until its link is up a guest sends over its
+//! standby, and drops what comes in there (seen with igbvf: the bridge sent the host's own traffic to the tap from then on).
 
 mod carrier;
 mod discovery;
@@ -48,6 +51,7 @@ mod hook;
 mod moment;
 mod route;
 mod step;
+mod thread;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -62,6 +66,7 @@ use moment::Last;
 pub use moment::{Moment, Trouble};
 use route::{Kernel, Route, Table};
 pub use step::{Outcome, Report, Step};
+pub use thread::{Order, SteeringThread, View};
 pub use wanted::{Choice, HookConfig, Wanted};
 
 use crate::announce::Mac;
@@ -254,12 +259,30 @@ impl Steering {
         self.told(Moment::ToStandby, reason, report)
     }
 
-    /// Whether [`to_standby`](Self::to_standby) was the last moment and nothing failed: another one would find
-    /// all as it left it.
-    pub fn is_at_standby(&self) -> bool {
+    /// Whether [`to_standby`](Self::to_standby) was the last moment and nothing failed.
+    fn is_at_standby(&self) -> bool {
         self.last
             .as_ref()
             .is_some_and(|last| last.moment == Moment::ToStandby && last.is_clean())
+    }
+
+    /// [`to_standby`](Self::to_standby), unless that was the last moment and all is as it was left then: a driver may have
+    /// had its NIC set the VF's address anew on its way out (igbvf resets the VF and sets it), and so after the host's first
+    /// step. `None`: there was nothing to do.
+    pub fn stay_at_standby(&mut self, reason: &str) -> Option<Report> {
+        if self.is_at_standby() && !self.vf_has_address() {
+            return None;
+        }
+        Some(self.to_standby(reason))
+    }
+
+    /// Whether the NIC hands the guest's frames to the VF, as far as it says so.
+    fn vf_has_address(&mut self) -> bool {
+        let Some(vf) = self.vf() else {
+            return false;
+        };
+        let state = self.kernel.vf(vf.pf.index, vf.number);
+        state.is_ok_and(|state| state.mac == Some(self.wanted.mac))
     }
 
     /// Gives the VF the guest's address, which its driver takes when it probes. The NIC hands the
@@ -299,9 +322,10 @@ impl Steering {
             self.set_vf_mac(self.wanted.mac, &mut report);
         }
         match (self.uplink(), self.tap()) {
-            // The VF is behind its PF for everyone on this bridge.
+            // The VF is behind its PF for everyone on this bridge. Held: until its link is up there a guest sends over its
+            // standby, and the bridge would learn that; what comes in on the standby it drops all the same.
             (Some(uplink), _) => {
-                self.point_at(&uplink, &mut report);
+                self.hold_at(&uplink, &mut report);
             }
             // Where the primary's wire leads the bridge has to learn.
             (None, Some(tap)) => self.forget_at(&tap, &mut report),
@@ -398,23 +422,16 @@ impl Steering {
         report
     }
 
-    fn point_at(&mut self, port: &Port, report: &mut Report) -> bool {
-        self.point(port, Table::Bridge, report)
-    }
-
     /// Points at the port and holds the entry there: many NICs hand a broadcast that the host sends back to the host
     /// (their VFs are on that wire too), and a bridge that learned from it would send the guest's frames out again. A
     /// kernel that cannot hold an entry (before 4.20) passes the flag over.
     fn hold_at(&mut self, port: &Port, report: &mut Report) -> bool {
-        self.point(port, Table::Held, report)
-    }
-
-    fn point(&mut self, port: &Port, table: Table, report: &mut Report) -> bool {
-        let result = self.kernel.add_entry(port.index, self.wanted.mac, table);
+        let result = self
+            .kernel
+            .add_entry(port.index, self.wanted.mac, Table::Bridge);
         let step = Step::PointAt {
             mac: self.wanted.mac,
             port: port.name.clone(),
-            held: table == Table::Held,
         };
         let good = report.note(&self.wanted.standby, step, result);
         if good {

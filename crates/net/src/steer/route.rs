@@ -60,11 +60,9 @@ pub(super) enum Kind {
 /// In which table an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
-    /// The bridge that the interface is a port of (`master`).
+    /// The bridge that the interface is a port of (`master`). A frame that comes in at another port does not move an entry of
+    /// ours (`sticky`); it ages as any other, and goes with the port's carrier.
     Bridge,
-    /// The same, and a frame that comes in at another port does not move the entry (`sticky`). It ages as any
-    /// other, and goes with the port's carrier.
-    Held,
     /// The interface's own filter (`self`).
     Own,
 }
@@ -112,7 +110,7 @@ pub(super) trait Kernel: Send {
     /// `ip link set dev PF vf N vlan ID qos QOS`.
     fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()>;
 
-    /// `bridge fdb replace MAC dev PORT master dynamic [sticky]`, or `bridge fdb add MAC dev PORT self`.
+    /// `bridge fdb replace MAC dev PORT master dynamic sticky`, or `bridge fdb add MAC dev PORT self`.
     fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()>;
 
     /// `bridge fdb del MAC dev PORT master`, or `… self`.
@@ -256,7 +254,7 @@ impl Kernel for Route {
 
     fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
         let flags = match table {
-            Table::Bridge | Table::Held => NLM_F_CREATE | NLM_F_REPLACE,
+            Table::Bridge => NLM_F_CREATE | NLM_F_REPLACE,
             Table::Own => NLM_F_CREATE,
         };
         let request = RouteNetlinkMessage::NewNeighbour(entry(port, mac, table));
@@ -283,9 +281,7 @@ fn entry(port: u32, mac: Mac, table: Table) -> NeighbourMessage {
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = port;
     (message.header.flags, message.header.state) = match table {
-        // Learned like any other entry: it ages, and moves when the address shows up elsewhere.
-        Table::Bridge => (NeighbourFlags::Controller, NeighbourState::Reachable),
-        Table::Held => (
+        Table::Bridge => (
             NeighbourFlags::Controller | NeighbourFlags::Sticky,
             NeighbourState::Reachable,
         ),

@@ -9,14 +9,12 @@ use crate::announce::Mac;
 /// One change to the host's network. Its text is the command that does the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The bridge sends frames for the guest to this port.
+    /// The bridge sends frames for the guest to this port, whatever comes in at another one.
     PointAt {
         /// The guest's address.
         mac: Mac,
         /// Name of the port.
         port: String,
-        /// What comes in at another port does not change that.
-        held: bool,
     },
     /// The bridge knows nothing of the guest at this port any more.
     ForgetAt {
@@ -72,11 +70,10 @@ impl fmt::Display for MacText<'_> {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::PointAt { mac, port, held } => {
-                let sticky = if *held { " sticky" } else { "" };
+            Step::PointAt { mac, port } => {
                 write!(
                     f,
-                    "bridge fdb replace {} dev {port} master dynamic{sticky}",
+                    "bridge fdb replace {} dev {port} master dynamic sticky",
                     MacText(mac)
                 )
             }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -20,8 +21,8 @@ const NUMBER: u32 = 4;
 struct Host {
     mac: Mac,
     vlan: VfVlan,
-    /// Port and kind of the bridge's entry for the guest.
-    bridge: Option<(u32, bool)>,
+    /// Port of the bridge's entry for the guest.
+    bridge: Option<u32>,
     own: BTreeSet<u32>,
     /// Answers to the next changes, `false` for no; afterwards all are made.
     answers: Vec<bool>,
@@ -95,8 +96,8 @@ impl Kernel for Fake {
         self.change(|host| match table {
             Table::Own if !host.own.insert(port) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
             Table::Own => Ok(()),
-            Table::Bridge | Table::Held => {
-                host.bridge = Some((port, table == Table::Held));
+            Table::Bridge => {
+                host.bridge = Some(port);
                 Ok(())
             }
         })
@@ -107,7 +108,7 @@ impl Kernel for Fake {
         self.change(|host| {
             let there = match table {
                 Table::Own => host.own.remove(&port),
-                Table::Bridge | Table::Held => host.bridge.take_if(|(at, _)| *at == port).is_some(),
+                Table::Bridge => host.bridge.take_if(|at| *at == port).is_some(),
             };
             there
                 .then_some(())
@@ -162,7 +163,7 @@ fn from_the_first_probe_to_the_end() {
         ]
     );
     let unasked = "bridge fdb del 52:54:00:6f:55:cc dev eth0 self";
-    let uplink = "bridge fdb replace 52:54:00:6f:55:cc dev eth0 master dynamic";
+    let uplink = "bridge fdb replace 52:54:00:6f:55:cc dev eth0 master dynamic sticky";
     assert_eq!(texts(&steering.to_primary("it is in")), [unasked, uplink]);
     assert_eq!(texts(&steering.to_both("asked")), [held, asked]);
     let freed = "ip link set dev eth0 vf 4 mac 00:00:00:00:00:00";
@@ -241,17 +242,103 @@ fn a_deleted_primary_gives_its_vf_back_but_not_the_guests_own_address() {
         let host = host.lock().unwrap();
         assert_eq!(host.mac, if found == MAC { NO_MAC } else { found });
         assert_eq!(host.vlan, Host::new(found).vlan);
-        assert_eq!(
-            host.bridge,
-            Some((TAP, true)),
-            "the guest lives on its standby"
-        );
+        assert_eq!(host.bridge, Some(TAP), "the guest lives on its standby");
         assert!(host.own.is_empty());
         drop(host);
         let text = steering.describe();
         assert!(text.contains("no VF (the primary was deleted)"), "{text}");
         assert!(steering.to_primary("nothing there").is_clean());
     }
+}
+
+#[test]
+fn an_address_that_a_driver_set_anew_on_its_way_out_is_taken_off_again() {
+    let (mut steering, host) = steering(Host::new(FOUND), pair());
+    steering.arm_primary();
+    steering.to_primary("in");
+    assert!(steering.stay_at_standby("its driver is out").is_some());
+    // The eject comes, and all is as it was left.
+    assert!(steering.stay_at_standby("ejected").is_none());
+    host.lock().unwrap().mac = MAC;
+    assert!(steering.stay_at_standby("ejected").is_some());
+    assert_eq!(host.lock().unwrap().mac, NO_MAC);
+    // What failed is done again in any case.
+    steering.to_primary("in");
+    host.lock().unwrap().answers = vec![false];
+    steering.to_standby("out");
+    assert!(steering.stay_at_standby("ejected").is_some());
+}
+
+/// Longer than any step takes here.
+const LONG: Duration = Duration::from_secs(60);
+/// A kernel that is stuck is not waited for at all.
+const SHORT: Duration = Duration::from_millis(1);
+
+type Shared<T> = Arc<Mutex<T>>;
+
+/// Steering on its thread, the host, and what is told of trouble.
+fn on_thread(patience: Duration) -> (SteeringThread, Shared<Host>, Shared<Vec<Trouble>>) {
+    let host = Arc::new(Mutex::new(Host::new(FOUND)));
+    let fake = Box::new(Fake(Arc::clone(&host)));
+    let wanted = Wanted {
+        pf: Choice::Named("eth0".into()),
+        vf: Some(NUMBER),
+        ..pair()
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let listener = move |trouble| heard.lock().unwrap().push(trouble);
+    let discover = |wanted| Steering::with(fake, Path::new("/nowhere"), wanted);
+    let thread = SteeringThread::start_with(wanted, patience, listener, discover);
+    (thread.unwrap(), host, told)
+}
+
+#[test]
+fn what_is_ordered_is_done_when_the_order_returns() {
+    let (thread, host, told) = on_thread(LONG);
+    assert_eq!(thread.view().vf.unwrap().number, NUMBER);
+    assert!(thread.order(Order::ArmPrimary));
+    assert_eq!(host.lock().unwrap().mac, MAC);
+    assert!(!thread.view().at_standby);
+    assert!(thread.order(Order::ToStandby("out")));
+    assert_eq!(host.lock().unwrap().mac, NO_MAC);
+    assert!(thread.view().at_standby);
+    assert!(thread.view().description.contains("frames to standby"));
+    thread.order(Order::Restore("the end"));
+    thread.finish();
+    assert_eq!(*host.lock().unwrap(), Host::new(FOUND));
+    assert!(told.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_kernel_that_does_not_answer_holds_up_nobody_and_ends_where_it_was_ordered() {
+    let (thread, host, told) = on_thread(SHORT);
+    let stuck = host.lock().unwrap();
+    // A guest that opens and closes its primary for as long as it likes.
+    for _ in 0..1000 {
+        assert!(!thread.order(Order::ArmPrimary));
+        assert!(!thread.order(Order::ToPrimary("in")));
+        assert!(!thread.order(Order::ToBoth("asked")));
+        assert!(!thread.order(Order::ToStandby("out")));
+    }
+    assert!(thread.pending() <= 2, "{} wait", thread.pending());
+    let description = thread.view().description;
+    assert!(
+        description.ends_with("the kernel is being asked"),
+        "{description}"
+    );
+    let troubles = told.lock().unwrap().clone();
+    let [trouble] = troubles.as_slice() else {
+        panic!("told once: {troubles:?}");
+    };
+    assert_eq!(trouble.moment, Moment::ArmPrimary);
+    assert!(trouble.error.contains("not answered"), "{trouble:?}");
+    drop(stuck);
+    // Behind all that waited.
+    thread.post(Order::GuestLeft("away"));
+    thread.finish_within(LONG);
+    let host = host.lock().unwrap();
+    assert_eq!((host.mac, host.bridge), (NO_MAC, None));
 }
 
 #[test]
