@@ -130,7 +130,7 @@ pub enum VfioError {
 
     /// The kernel offers functions by their groups only.
     #[error(
-        "{device} has no character device (no vfio-dev in its folder in sysfs), which iommufd= needs: run a kernel with \
+        "{device} has no character device (no vfio-dev/vfio*/dev in its folder in sysfs), which iommufd= needs: run a kernel with \
          CONFIG_VFIO_DEVICE_CDEV (Linux 6.6 or newer), or leave iommufd= out to use its VFIO group"
     )]
     NoCdev {

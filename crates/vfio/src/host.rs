@@ -35,6 +35,8 @@ pub struct HostDevice {
     pub physical_function: Option<String>,
     /// Names of the functions in its group, itself among them, and their drivers.
     pub members: Vec<GroupMember>,
+    /// Whether the kernel's VFIO has it (Linux 6.1 and newer tell).
+    pub known_to_vfio: bool,
     /// `vfioN`, its character device under `/dev/vfio/devices`, where the kernel has those.
     pub cdev: Option<String>,
 }
@@ -90,9 +92,11 @@ impl HostDevice {
             .and_then(|group| fs::read_to_string(group.join("name")).ok())
             .is_some_and(|name| name.trim() == "vfio-noiommu");
         let members = group_folder.map_or_else(Vec::new, |group| group_members(&group));
-        let cdev = entries(&folder.join("vfio-dev"))
+        let known = entries(&folder.join("vfio-dev"))
             .into_iter()
             .find(|name| name.starts_with("vfio"));
+        // Without CONFIG_VFIO_DEVICE_CDEV it has the name and no number.
+        let has_number = |name: &String| folder.join("vfio-dev").join(name).join("dev").exists();
         Ok(Self {
             driver: driver_of(&folder),
             group,
@@ -102,7 +106,8 @@ impl HostDevice {
             device,
             physical_function: link_name(&folder.join("physfn")),
             members,
-            cdev,
+            known_to_vfio: known.is_some(),
+            cdev: known.filter(has_number),
             name,
             sysfs: folder,
         })
@@ -126,7 +131,7 @@ impl HostDevice {
 
     /// Whether it belongs to a VFIO driver: `vfio-pci` or a vendor's variant of it.
     pub fn is_bound_to_vfio(&self) -> bool {
-        self.driver.as_deref().is_some_and(is_vfio_driver) || self.cdev.is_some()
+        self.driver.as_deref().is_some_and(is_vfio_driver) || self.known_to_vfio
     }
 
     /// Whether it is an Ethernet controller (class 02, subclass 00).
@@ -293,6 +298,7 @@ pub(crate) mod tests {
             device: 0x10ca,
             physical_function: None,
             members: Vec::new(),
+            known_to_vfio: true,
             cdev: cdev.map(str::to_owned),
         }
     }
@@ -389,10 +395,16 @@ pub(crate) mod tests {
     #[test]
     fn a_character_device_is_found_from_the_function_and_the_function_from_it() {
         let tree = Tree::new();
-        let folder = tree.device("0000:5e:00.2", Some("vfio-pci"), Some(12));
+        // A vendor's driver by any name, known by the kernel's word alone.
+        let folder = tree.device("0000:5e:00.2", Some("nic_direct"), Some(12));
         assert_eq!(tree.find("5e:00.2").unwrap().cdev, None);
+        assert!(!tree.find("5e:00.2").unwrap().is_bound_to_vfio());
         let cdev = folder.join("vfio-dev/vfio7");
         fs::create_dir_all(&cdev).unwrap();
+        // A kernel that has no files for it.
+        let device = tree.find("5e:00.2").unwrap();
+        assert!(device.is_bound_to_vfio() && device.cdev.is_none());
+        fs::write(cdev.join("dev"), "1:3\n").unwrap();
         let device = tree.find("5e:00.2").unwrap();
         assert_eq!(device.cdev.as_deref(), Some("vfio7"));
 
