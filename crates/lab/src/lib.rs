@@ -27,6 +27,7 @@ pub mod progress;
 pub mod qmp;
 pub mod report;
 pub mod scenario;
+pub mod seen;
 pub mod serial;
 pub mod site;
 pub mod state;

@@ -358,7 +358,11 @@ impl Site {
                     "link set {} type bridge_slave learning on flood on",
                     host.uplink
                 ),
-                format!("link set {} type bridge fdb_flush", host.bridge),
+                format!(
+                    "link set {} type bridge vlan_filtering 0 fdb_flush",
+                    host.bridge
+                ),
+                format!("link set {} up", host.uplink),
             ];
             // While the e1000e is the primary, no filter of a VF may hold the guest's address.
             for (number, mac) in host.function_numbers.iter().zip(MACS) {
@@ -367,7 +371,10 @@ impl Site {
                 } else {
                     "00:00:00:00:00:00"
                 };
-                lines.push(format!("link set {} vf {number} mac {mac}", host.uplink));
+                lines.push(format!(
+                    "link set {} vf {number} mac {mac} vlan 0",
+                    host.uplink
+                ));
             }
             for tap in &host.taps {
                 lines.push(format!(
@@ -385,7 +392,9 @@ impl Site {
             } else {
                 "down"
             };
-            let mut lines = vec![format!("link set {bridge} type bridge fdb_flush")];
+            let mut lines = vec![format!(
+                "link set {bridge} type bridge vlan_filtering 0 fdb_flush"
+            )];
             lines.extend(
                 self.hosts
                     .iter()

@@ -40,6 +40,8 @@ pub struct Pair {
     pub failover: bool,
     /// The tap's frames are moved by the host's kernel.
     pub vhost: bool,
+    /// Further properties of the standby, each after a comma.
+    pub properties: String,
 }
 
 /// How the VMM comes by `/dev/iommu` and by the first primary's character device.
@@ -82,6 +84,8 @@ pub struct Config {
     pub spare_ports: usize,
     /// Native PCIe hotplug instead of ACPI's.
     pub native_hotplug: bool,
+    /// A guest that resets its machine boots again; without, the VMM ends.
+    pub reboots: bool,
     /// Wait for a migration from here.
     pub incoming: Option<String>,
     /// Primaries are had by iommufd, not by their groups.
@@ -124,7 +128,9 @@ impl Config {
         option("-m", &self.memory_mib.to_string());
         option("-nodefaults", "");
         option("-display", "none");
-        option("-no-reboot", "");
+        if !self.reboots {
+            option("-no-reboot", "");
+        }
         option("-kernel", &self.kernel.to_string_lossy());
         option("-initrd", &self.initrd.to_string_lossy());
         option("-append", &append);
@@ -147,7 +153,12 @@ impl Config {
             let (number, standby_port) = (index + 1, index * 2 + 2);
             let failover = if pair.failover { ",failover=on" } else { "" };
             let vhost = if pair.vhost { ",vhost=on" } else { "" };
-            let Pair { mac, tap, .. } = pair;
+            let Pair {
+                mac,
+                tap,
+                properties,
+                ..
+            } = pair;
             option(
                 "-netdev",
                 &format!("tap,id=hostnet{number},ifname={tap},script=no,downscript=no{vhost}"),
@@ -155,7 +166,7 @@ impl Config {
             option(
                 "-device",
                 &format!(
-                    "virtio-net-pci,netdev=hostnet{number},id=net{number},mac={mac},bus=root{standby_port}{failover}"
+                    "virtio-net-pci,netdev=hostnet{number},id=net{number},mac={mac},bus=root{standby_port}{failover}{properties}"
                 ),
             );
         }
@@ -459,9 +470,11 @@ mod tests {
                 primary: Some("5e:00.2".into()),
                 failover: true,
                 vhost: false,
+                properties: String::new(),
             }],
             spare_ports: 0,
             native_hotplug: false,
+            reboots: false,
             incoming: Some("tcp:10.1.0.2:4444".into()),
             iommufd: None,
             extra: Vec::new(),

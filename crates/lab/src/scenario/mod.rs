@@ -6,11 +6,15 @@ pub mod demo;
 pub mod faults;
 pub mod hotplug;
 pub mod iommufd;
+pub mod lost;
 pub mod measure;
 pub mod memory;
 pub mod migrate;
 mod operator;
 pub mod pairs;
+mod relay;
+pub mod steered;
+pub mod stubborn;
 pub mod vhost;
 
 use std::fmt;
@@ -19,11 +23,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::guest::agent::Reply;
 use crate::guest::links;
 use crate::progress::say;
+use crate::seen::Seen;
 use crate::site::{MACS, PrimaryKind, Site, guest_address};
 use crate::traffic::ping;
 use crate::vm::{Config, Pair, Vm, Vmm};
@@ -89,9 +94,11 @@ impl Bench {
                 primary: Some(primary.context("the host has no NIC to pass through")?),
                 failover: true,
                 vhost: false,
+                properties: String::new(),
             }],
             spare_ports: 0,
             native_hotplug: false,
+            reboots: false,
             incoming: None,
             iommufd: None,
             extra: Vec::new(),
@@ -115,6 +122,7 @@ impl Bench {
                 primary: Some(function.clone()),
                 failover: true,
                 vhost: false,
+                properties: String::new(),
             });
         }
         Ok(config)
@@ -211,6 +219,32 @@ impl Bench {
             return Ok(());
         }
         self.site.steer(host, 0, to_standby)
+    }
+
+    /// Once no machine runs on a host: its network is as it was found, no tap is in use, and each VF is with its driver.
+    /// That a guest which runs elsewhere is to be found by the wire the bridge may have learned.
+    pub fn nothing_left(&self, host: usize, found: &Seen) -> Result<()> {
+        let uplink = &self.host(host)?.uplink;
+        let own = |seen: &Seen| {
+            let mut seen = seen.clone();
+            seen.ports.retain(|port| port != uplink);
+            seen
+        };
+        let left = self.site.seen(host, 0)?;
+        ensure!(
+            own(&left) == own(found),
+            "left behind: {left:?}, found: {found:?}"
+        );
+        let busy = self.site.busy_taps(host)?;
+        ensure!(busy.is_empty(), "still in use: {busy:?}");
+        for function in &self.host(host)?.functions {
+            let driver = fs::read_link(format!("/sys/bus/pci/devices/{function}/driver"));
+            ensure!(
+                driver.is_ok_and(|driver| driver.ends_with("vfio-pci")),
+                "{function} is not with vfio-pci any more"
+            );
+        }
+        Ok(())
     }
 
     /// Waits until the guest answers the client.
@@ -366,6 +400,24 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a primary by iommufd leaves, comes back, and moves there and back",
         primary: PrimaryKind::Vf,
         run: iommufd::there_and_back,
+    },
+    Scenario {
+        name: "steered",
+        about: "the switch follows a guest by explicit properties, a hook and a VLAN; moved by hand under ping, then to a host with steering off",
+        primary: PrimaryKind::Vf,
+        run: steered::steered,
+    },
+    Scenario {
+        name: "primary-lost",
+        about: "a link down, a target whose VF has another driver, a VF taken from its guest, a target that dies after the guest ran there",
+        primary: PrimaryKind::Vf,
+        run: lost::primary_lost,
+    },
+    Scenario {
+        name: "stubborn-guest",
+        about: "a guest that ignores the request, a stream cut meanwhile, a guest that panics meanwhile",
+        primary: PrimaryKind::Vf,
+        run: stubborn::stubborn_guest,
     },
     Scenario {
         name: "bad-input",
