@@ -8,7 +8,7 @@ mod netns;
 mod pair;
 
 use machine::MachineEvent;
-use machine::inspect::Path as Way;
+use machine::inspect::{Inspect, Path as Way};
 use net::announce::{gratuitous_arp, rarp};
 use net::tap::{Script, Tap, TapConfig, VNET_HEADER_BYTES};
 use netns::{eventually, in_namespace, sh};
@@ -114,6 +114,16 @@ fn each_step_is_done_and_taken_back() {
             format!("{vf} mac 00:00:00:00:00:00"),
         ];
         assert_eq!(failed, expected);
+
+        // Seen in this namespace, whose /sys shows another one.
+        let warned = |host: &Host| {
+            let pairs = host.control.ask(|board| Inspect::pairs(board)).unwrap();
+            let mut warnings = pairs.iter().flat_map(|pair| &pair.warnings);
+            warnings.any(|warning| warning.name == "mtu-mismatch")
+        };
+        assert!(!warned(&host));
+        sh("ip link set pf0 mtu 9000");
+        assert!(warned(&host));
 
         host.quit();
         assert_eq!(entry(), None);
