@@ -322,6 +322,13 @@ fn a_kernel_that_does_not_answer_holds_up_nobody_and_ends_where_it_was_ordered()
         assert!(!thread.order(Order::ToStandby("out")));
     }
     assert!(thread.pending() <= 2, "{} wait", thread.pending());
+    // What is ordered is known, done or not: it need not be ordered again.
+    let primary = Some("primary1".to_owned());
+    thread.order(Order::LookFor {
+        primary: primary.clone(),
+        vf_address: None,
+    });
+    assert_eq!(thread.view().primary, primary);
     let description = thread.view().description;
     assert!(
         description.ends_with("the kernel is being asked"),

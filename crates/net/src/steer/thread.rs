@@ -79,7 +79,7 @@ impl Order {
 /// What is known of a pair's steering without asking the kernel.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// The primary that is steered.
+    /// The primary that is steered, or is to be by what was ordered last.
     pub primary: Option<String>,
     /// Its VF, as far as it was found.
     pub vf: Option<Vf>,
@@ -92,7 +92,8 @@ pub struct View {
 impl View {
     fn of(steering: &Steering) -> Self {
         Self {
-            primary: steering.wanted().primary.clone(),
+            // Filled in when it is asked for.
+            primary: None,
             vf: steering.surroundings().vf.as_ref().ok().cloned(),
             at_standby: steering.is_at_standby(),
             description: steering.describe(),
@@ -108,6 +109,8 @@ struct Queue {
     /// All up to this one are done.
     done: u64,
     vlans: Option<Vec<u16>>,
+    /// The primary, once all that was ordered is done.
+    primary: Option<String>,
     view: View,
     /// Somebody has lost its patience, and the kernel has not answered since.
     late: bool,
@@ -180,6 +183,7 @@ impl SteeringThread {
         discover: impl FnOnce(Wanted) -> io::Result<Steering> + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        shared.queue().primary.clone_from(&wanted.primary);
         let listener: Listener = Arc::new(listener);
         let standby = wanted.standby.clone();
         let hook_limit = wanted.hook.as_ref().map_or(Duration::ZERO, |h| h.timeout);
@@ -260,6 +264,7 @@ impl SteeringThread {
             queue.view = view;
         }
         let mut view = queue.view.clone();
+        view.primary = queue.primary.clone();
         view.at_standby &= queue.done == queue.given;
         if !known {
             view.description += if view.description.is_empty() {
@@ -285,6 +290,11 @@ impl SteeringThread {
             && last.is_overtaken_by(&order)
         {
             queue.orders.pop_back();
+        }
+        match &order {
+            Order::LookFor { primary, .. } => queue.primary = primary.clone(),
+            Order::PrimaryDeleted => queue.primary = None,
+            _ => {}
         }
         queue.given += 1;
         let given = queue.given;
