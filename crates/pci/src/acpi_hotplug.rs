@@ -33,6 +33,9 @@ const REMOVABLE: u16 = 0x0c;
 const BUS_SELECT: u16 = 0x10;
 const INDEX: u16 = 0x14;
 
+/// Buses that there are numbers for. With one beyond them selected every register reads 0.
+const SELECTABLE: usize = 256;
+
 /// Raises the general purpose event whose handler reads the block (GPE 1 on q35).
 pub type RaiseGpe = Box<dyn Fn() + Send + Sync>;
 
@@ -180,7 +183,8 @@ impl AcpiHotplug {
                         requests.down != 0 && !std::mem::replace(&mut requests.down_seen, true);
                     requests.down
                 }
-                (REMOVABLE, Some(_)) => u32::MAX,
+                (_, None) if selected >= SELECTABLE => 0,
+                (REMOVABLE, _) => u32::MAX,
                 (BUS_SELECT, _) => state.select,
                 (INDEX, _) => std::mem::take(&mut state.index),
                 _ => 0,

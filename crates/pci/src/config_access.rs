@@ -91,15 +91,14 @@ impl ConfigPorts {
         self.address.store(address & 0x80ff_ffff, Ordering::Relaxed);
     }
 
-    fn target(&self, port: u16, len: usize) -> Option<(Bdf, u16)> {
+    fn target(&self, port: u16) -> Option<(Bdf, u16)> {
         let address = self.address();
         let [register, devfn, bus, _] = address.to_le_bytes();
-        let byte = u16::from(register) | port & 3;
-        // A wider access names its first byte by alignment alone.
-        let aligned = byte & !(u16::try_from(len).ok()?.next_power_of_two().min(4) - 1);
+        // An access that is not aligned is one of the bytes from there, as QEMU has it.
+        let first = u16::from(register) | port & 3;
         (address & ENABLE != 0).then_some((
             Bdf::from_requester_id(u16::from_be_bytes([bus, devfn])),
-            aligned,
+            first,
         ))
     }
 
@@ -117,9 +116,10 @@ impl ConfigPorts {
                 true
             }
             DATA..=0xcff => {
-                match self.target(port, data.len()) {
-                    Some((bdf, register)) => self.root.config_read(bdf, register, data),
-                    None => data.fill(0xff),
+                data.fill(0xff);
+                if let Some((bdf, register)) = self.target(port) {
+                    let data = data.get_mut(..within(port, data.len())).unwrap_or_default();
+                    self.root.config_read(bdf, register, data);
                 }
                 true
             }
@@ -136,7 +136,8 @@ impl ConfigPorts {
                 true
             }
             (DATA..=0xcff, data) => {
-                if let Some((bdf, register)) = self.target(port, data.len()) {
+                if let Some((bdf, register)) = self.target(port) {
+                    let data = data.get(..within(port, data.len())).unwrap_or_default();
                     self.root.config_write(bdf, register, data);
                 }
                 true
@@ -144,6 +145,11 @@ impl ConfigPorts {
             _ => false,
         }
     }
+}
+
+/// Bytes of an access of `len` at `port` that the data port has; the others are no port's.
+fn within(port: u16, len: usize) -> usize {
+    len.min(usize::from((DATA + 4).saturating_sub(port)))
 }
 
 #[cfg(test)]
@@ -197,7 +203,9 @@ mod tests {
         assert_eq!(u16::from_le_bytes(half), 0x1041);
         let mut word = [0; 4];
         ports.read(0xcfc, &mut word);
-        assert_eq!(u32::from_le_bytes(word), 0x1041_1af4);
+        assert_eq!(u32::from_le_bytes(word), 0x1041);
+        ports.read(0xcfe, &mut word);
+        assert_eq!(word, [0x41, 0x10, 0xff, 0xff]);
         ports.read(0xcf8, &mut word);
         assert_eq!(u32::from_le_bytes(word), ENABLE | 3 << 11 | 2);
         let mut byte = [0];

@@ -132,7 +132,9 @@ fn acpi_plug_and_eject() {
     outl(&rig, 8, 1);
     outl(&rig, 0x10, u32::MAX);
     outl(&rig, 8, u32::MAX);
-    assert_eq!((inl(&rig, 0), inl(&rig, 0x10)), (0, u32::MAX));
+    assert_eq!((inl(&rig, 0), inl(&rig, 0xc), inl(&rig, 0x10)), (0, 0, 0));
+    outl(&rig, 0x10, 255);
+    assert_eq!((inl(&rig, 0xc), inl(&rig, 0x10)), (u32::MAX, 255));
     assert_eq!(rig.ear.heard(), [""; 0]);
 }
 
