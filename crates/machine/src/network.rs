@@ -163,7 +163,7 @@ impl Netdevs {
     ) -> Result<(), MachineError> {
         if self.list.iter().any(|n| n.id == config.id) {
             return Err(MachineError::refused(format!(
-                "Duplicate ID '{}' for netdev",
+                "Duplicate ID '{}'",
                 config.id
             )));
         }

@@ -309,7 +309,7 @@ commands! {
     /// Changes parameters.
     "migrate-set-parameters" MigrateSetParameters (Box<MigrationParameters>) => ();
     /// The parameters.
-    "query-migrate-parameters" QueryMigrateParameters () => MigrationParameters;
+    "query-migrate-parameters" QueryMigrateParameters () => CurrentMigrationParameters;
 
     /// The pairs.
     "query-failover" QueryFailover () => Vec<FailoverInfo>;
@@ -347,7 +347,7 @@ commands! {
     /// The events there are.
     "query-events" QueryEvents () => Vec<EventInfo>;
     /// The protocol, described.
-    "query-qmp-schema" QueryQmpSchema () => Vec<Value>;
+    "query-qmp-schema" QueryQmpSchema () => Vec<SchemaInfo>;
     /// Keeps the descriptor that came with the command under a name.
     "getfd" Getfd {
         /// The name.

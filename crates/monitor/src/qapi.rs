@@ -217,6 +217,7 @@ integers! {
     u16 => "uint16_t", no_unsigned;
     u32 => "uint32_t", no_unsigned;
     u64 => "uint64", no_unsigned;
+    i32 => "int32_t", no_integer;
     i64 => "int64", no_integer;
 }
 
@@ -352,13 +353,16 @@ macro_rules! qapi_struct {
         impl $name {
             /// The names of the members on the wire.
             pub const MEMBERS: &'static [&'static str] = &[$( $wire, )*];
+
+            /// The members as introspection tells of them; enters their types.
+            pub fn schema_members(_schema: &mut $crate::schema::Schema) -> Vec<$crate::schema::SchemaMember> {
+                vec![$( $crate::qapi::describe_member::<$ty>(_schema, $wire), )*]
+            }
         }
 
         impl $crate::qapi::QapiType for $name {
             fn describe(schema: &mut $crate::schema::Schema) -> String {
-                schema.object(stringify!($name), |_schema| {
-                    vec![$( $crate::qapi::describe_member::<$ty>(_schema, $wire), )*]
-                })
+                schema.object(stringify!($name), Self::schema_members)
             }
             fn decode(value: serde_json::Value, at: &$crate::qapi::Path<'_>) -> Result<Self, $crate::error::QmpError> {
                 let mut members = $crate::qapi::Members::open(value, at)?;

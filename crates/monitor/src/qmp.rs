@@ -20,7 +20,7 @@ use crate::request;
 use crate::response::Response;
 use crate::server::Shared;
 use crate::stream::{Ready, Stream};
-use crate::types::QmpCapability;
+use crate::types::{QmpCapability, SchemaInfo};
 use crate::wire::{answer, to_line};
 use serde_json::{Value, json};
 use std::io;
@@ -246,7 +246,10 @@ impl Session {
             SessionCommand::QueryVersion => Ok(identity.version().into()),
             SessionCommand::QueryCommands => Ok(introspect::commands().into()),
             SessionCommand::QueryEvents => Ok(introspect::events().into()),
-            SessionCommand::QueryQmpSchema => Ok(introspect::schema(identity).into()),
+            SessionCommand::QueryQmpSchema => {
+                let entries = introspect::schema(identity).into_iter();
+                Ok(entries.map(SchemaInfo).collect::<Vec<_>>().into())
+            }
             SessionCommand::Getfd { fdname } => self.fds.keep(&fdname, fd).map(Into::into),
             SessionCommand::Closefd { fdname } => self.fds.close(&fdname).map(Into::into),
             SessionCommand::AddFd { fdset_id, opaque } => {

@@ -56,8 +56,8 @@ responses! {
     Empty: (),
     /// A value of any type.
     Any: Value,
-    /// Values of any type.
-    AnyList: Vec<Value>,
+    /// The protocol, described.
+    Schema: Vec<SchemaInfo>,
     /// A text.
     Text: String,
     /// The version.
@@ -113,7 +113,7 @@ responses! {
     /// Migration capabilities.
     MigrationCapabilities: Vec<MigrationCapabilityStatus>,
     /// Migration parameters.
-    MigrationParameters: MigrationParameters,
+    MigrationParameters: CurrentMigrationParameters,
     /// Pairs.
     Failover: Vec<FailoverInfo>,
     /// NICs and back ends.

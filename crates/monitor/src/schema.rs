@@ -58,6 +58,14 @@ impl Schema {
         name
     }
 
+    /// Enters what each kind of netdev takes besides its id.
+    pub fn netdev_variants(&mut self) -> Vec<(&'static str, String)> {
+        let names = std::mem::take(&mut self.netdev_types);
+        let variants = crate::types::netdev_variants(self, &names);
+        self.netdev_types = names;
+        variants
+    }
+
     /// Enters the enumeration of the kinds of objects.
     pub fn object_types(&mut self) -> String {
         let values = std::mem::take(&mut self.object_types);

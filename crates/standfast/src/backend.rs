@@ -37,7 +37,10 @@ pub fn identity() -> Identity {
     Identity {
         qemu: QEMU,
         package: format!("Standfast {}", env!("CARGO_PKG_VERSION")),
-        netdev_types: vec!["tap".into()],
+        netdev_types: config::vm::NETDEV_TYPES
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
         object_types: config::vm::OBJECT_TYPES
             .iter()
             .map(|(name, _)| (*name).to_owned())

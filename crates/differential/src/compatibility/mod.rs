@@ -25,8 +25,9 @@ Made by the comparison with QEMU (`crates/differential`): both programs were ask
 `cargo xtask differential` plays the scenarios and prints the table.
 
 QEMU's own test of this feature, `virtio-net-failover` of its `tests/qtest` (10.0.2, built from its sources as they are), was run with
-`QTEST_QEMU_BINARY` at this program under a name that ends in `-system-x86_64`: all 23 of its cases pass. With `-m slow` there are two
-more, which ask that a cancelled wait for the guest lasts half a minute: it does not, on purpose (`cancelled-at-once`).
+`QTEST_QEMU_BINARY` at this program under a name that ends in `-system-x86_64`: all 23 of its cases pass. With `-m slow` there is one
+more, `migrate/abort/timeout`, which asks that a cancelled wait for the guest lasts half a minute: it does not, on purpose
+(`cancelled-at-once`).
 ";
 
 /// The page.

@@ -161,7 +161,8 @@ pub(crate) fn announce_self(arguments: &Arguments, _: &Context<'_>) -> Result<Ac
     Ok(Action::Steps(Box::new(|machine| {
         let answer = machine.ask(Command::QueryMigrateParameters);
         let announced = answer.and_then(|response| {
-            let parameters = MigrationParameters::try_from(response).unwrap_or_default();
+            let parameters = CurrentMigrationParameters::try_from(response)
+                .map_or_else(|_| MigrationParameters::default(), |found| found.0);
             let order = rounds_of(&parameters, interfaces, id);
             machine.ask(Command::AnnounceSelf(order))
         });

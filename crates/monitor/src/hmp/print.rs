@@ -214,7 +214,7 @@ pub(crate) fn capabilities(list: Vec<MigrationCapabilityStatus>) -> String {
 }
 
 /// `info migrate_parameters`.
-pub(crate) fn parameters(parameters: MigrationParameters) -> String {
+pub(crate) fn parameters(parameters: CurrentMigrationParameters) -> String {
     let Value::Object(members) = parameters.encode() else {
         return String::new();
     };

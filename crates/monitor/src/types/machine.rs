@@ -4,6 +4,66 @@ use crate::qapi::{qapi_enum, qapi_struct};
 use serde_json::Value;
 
 qapi_enum! {
+    /// What the value of an option's parameter is.
+    pub enum CommandLineParameterType {
+        /// A text.
+        String = "string",
+        /// `on` or `off`.
+        Boolean = "boolean",
+        /// A whole number.
+        Number = "number",
+        /// A number of bytes, with a suffix.
+        Size = "size",
+    }
+
+    /// What a job does.
+    pub enum JobType {
+        /// Merge an image into the one below.
+        Commit = "commit",
+        /// Copy from the image below.
+        Stream = "stream",
+        /// Copy to another image, and go on.
+        Mirror = "mirror",
+        /// Copy as it was.
+        Backup = "backup",
+        /// Make an image.
+        Create = "create",
+        /// Change an image's options.
+        Amend = "amend",
+        /// Load a snapshot.
+        SnapshotLoad = "snapshot-load",
+        /// Take one.
+        SnapshotSave = "snapshot-save",
+        /// Delete one.
+        SnapshotDelete = "snapshot-delete",
+    }
+
+    /// Where a job is in its life.
+    pub enum JobStatus {
+        /// Nowhere.
+        Undefined = "undefined",
+        /// Not begun.
+        Created = "created",
+        /// It works.
+        Running = "running",
+        /// It stands still.
+        Paused = "paused",
+        /// It may be completed.
+        Ready = "ready",
+        /// Both.
+        Standby = "standby",
+        /// It waits for others.
+        Waiting = "waiting",
+        /// It waits to be finalized.
+        Pending = "pending",
+        /// It ends badly.
+        Aborting = "aborting",
+        /// It has ended.
+        Concluded = "concluded",
+        /// It is gone.
+        Null = "null",
+    }
+
     /// The run states of a VM.
     pub enum RunState {
         /// Debugging.
@@ -334,9 +394,15 @@ qapi_struct! {
         /// Its id.
         id: String = "id",
         /// What it does.
-        kind: String = "type",
+        kind: JobType = "type",
         /// Its state.
-        status: String = "status",
+        status: JobStatus = "status",
+        /// How far it is.
+        current_progress: i64 = "current-progress",
+        /// How far it has to go.
+        total_progress: i64 = "total-progress",
+        /// Why it failed.
+        error: Option<String> = "error",
     }
 
     /// One thread of `query-iothreads`.
@@ -359,8 +425,8 @@ qapi_struct! {
     pub struct CommandLineParameterInfo {
         /// Its name.
         name: String = "name",
-        /// `string`, `boolean`, `number` or `size`.
-        kind: String = "type",
+        /// What its value is.
+        kind: CommandLineParameterType = "type",
         /// What it is for.
         help: Option<String> = "help",
         /// What it is when not given.

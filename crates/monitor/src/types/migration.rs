@@ -325,6 +325,32 @@ qapi_struct! {
     }
 }
 
+/// `query-migrate-parameters`: all of them, and names that are told, never taken back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CurrentMigrationParameters(pub MigrationParameters);
+
+impl QapiType for CurrentMigrationParameters {
+    fn describe(schema: &mut Schema) -> String {
+        let text = String::describe(schema);
+        let nullable = StrOrNull::describe(schema);
+        schema.object("CurrentMigrationParameters", |schema| {
+            let mut members = MigrationParameters::schema_members(schema);
+            for member in &mut members {
+                if member.type_name == nullable {
+                    member.type_name.clone_from(&text);
+                }
+            }
+            members
+        })
+    }
+    fn decode(value: Value, at: &Path<'_>) -> Result<Self, QmpError> {
+        MigrationParameters::decode(value, at).map(Self)
+    }
+    fn encode(&self) -> Value {
+        self.0.encode()
+    }
+}
+
 /// An address of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MigrationAddress {

@@ -95,6 +95,17 @@ pub trait OptionKind {
     fn kind_type(schema: &mut Schema) -> String {
         String::describe(schema)
     }
+    /// The further members of each kind, for introspection; none where they are open.
+    fn variants(_schema: &mut Schema) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// Checks what a client of QMP wrote, where the types of the members are known here.
+    ///
+    /// # Errors
+    /// A member of a wrong type, one too many or too few.
+    fn check(_kind: &str, _members: &Map<String, Value>) -> Result<(), QmpError> {
+        Ok(())
+    }
 }
 
 /// The arguments of `device_add`.
@@ -126,6 +137,12 @@ impl OptionKind for NetdevKind {
     }
     fn kind_type(schema: &mut Schema) -> String {
         schema.netdev_types()
+    }
+    fn variants(schema: &mut Schema) -> Vec<(&'static str, String)> {
+        schema.netdev_variants()
+    }
+    fn check(kind: &str, members: &Map<String, Value>) -> Result<(), QmpError> {
+        super::netdev::check_netdev(kind, members)
     }
 }
 
@@ -159,7 +176,7 @@ impl<K: OptionKind> OpenOptions<K> {
 
 impl<K: OptionKind> QapiType for OpenOptions<K> {
     fn describe(schema: &mut Schema) -> String {
-        schema.object(K::TYPE_NAME, |schema| {
+        let members = |schema: &mut Schema| {
             let type_name = K::kind_type(schema);
             let mut members = vec![crate::schema::SchemaMember {
                 name: K::KIND,
@@ -168,12 +185,20 @@ impl<K: OptionKind> QapiType for OpenOptions<K> {
             }];
             members.extend(K::members(schema));
             members
-        })
+        };
+        let variants = K::variants(schema);
+        if variants.is_empty() {
+            schema.object(K::TYPE_NAME, members)
+        } else {
+            schema.union(K::TYPE_NAME, K::KIND, members, |_| variants)
+        }
     }
     fn decode(value: Value, at: &Path<'_>) -> Result<Self, QmpError> {
         let mut members = Members::open(value, at)?;
         let kind: String = members.take(K::KIND)?;
-        Ok(Self::new(kind, members.rest(), Syntax::Json))
+        let members = members.rest();
+        K::check(&kind, &members)?;
+        Ok(Self::new(kind, members, Syntax::Json))
     }
     fn encode(&self) -> Value {
         let mut object = Map::new();

@@ -285,7 +285,9 @@ fn descriptors_come_along_by_name_and_in_sets() {
     );
     client.message();
     assert_eq!(
-        client.execute(r#"{"execute": "netdev_add", "arguments": {"type": "tap", "fd": "c"}}"#),
+        client.execute(
+            r#"{"execute": "netdev_add", "arguments": {"type": "tap", "id": "n", "fd": "c"}}"#
+        ),
         generic("the descriptor says: asked")
     );
 }

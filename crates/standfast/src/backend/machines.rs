@@ -3,7 +3,9 @@
 use crate::cli::options::{OPTIONS, OptionSpec};
 use config::vm::{DEFAULT_MACHINE, MAX_CPUS, Q35_VERSIONS};
 use monitor::QmpError;
-use monitor::types::{CommandLineOptionInfo, CommandLineParameterInfo, MachineInfo};
+use monitor::types::{
+    CommandLineOptionInfo, CommandLineParameterInfo, CommandLineParameterType, MachineInfo,
+};
 
 /// `query-machines`.
 pub(super) fn machines() -> Vec<MachineInfo> {
@@ -107,15 +109,15 @@ fn parameters(spec: &OptionSpec) -> Vec<CommandLineParameterInfo> {
         let after = after.strip_prefix(']').unwrap_or(after);
         let value = after.split([',', '[', ']', ' ']).next().unwrap_or_default();
         let kind = match value {
-            "on|off" => "boolean",
-            "N" => "number",
-            "SIZE" => "size",
-            _ => "string",
+            "on|off" => CommandLineParameterType::Boolean,
+            "N" => CommandLineParameterType::Number,
+            "SIZE" => CommandLineParameterType::Size,
+            _ => CommandLineParameterType::String,
         };
         if !name.is_empty() && found.iter().all(|known| known.name != name) {
             found.push(CommandLineParameterInfo {
                 name: name.to_owned(),
-                kind: kind.to_owned(),
+                kind,
                 help: None,
                 default: None,
             });

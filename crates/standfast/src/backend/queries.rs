@@ -76,7 +76,7 @@ pub(crate) fn answer(machine: &dyn Inspect, query: Command) -> Answer {
         Command::QueryMigrate => migrate(machine).into(),
         Command::QueryMigrateCapabilities => capabilities(machine).into(),
         Command::QueryMigrateParameters => {
-            convert::<MigrationParameters>(machine.migrate_parameters())?.into()
+            convert::<CurrentMigrationParameters>(machine.migrate_parameters())?.into()
         }
         Command::MigratePause => {
             return Err(QmpError::generic(
