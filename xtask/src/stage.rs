@@ -67,7 +67,7 @@ impl Stage {
         state: &StateDir,
         keep: bool,
     ) -> Result<()> {
-        let Self::Lab { l1, .. } = self else {
+        let Self::Lab { l1, owned } = self else {
             return Ok(());
         };
         if L1::running(state).is_some() && l1.channel().is_ok() {
@@ -75,6 +75,8 @@ impl Stage {
         }
         say("lab host: it is gone or does not answer; another one is started");
         l1.stop();
+        // Given up now: later, it would stop the next one, since what is owned is one a process.
+        drop(owned.take());
         *self = Self::lab(place, workspace, state, keep)?;
         Ok(())
     }
