@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -16,6 +17,11 @@ use crate::build::Workspace;
 use crate::lab_commands::LabPlace;
 use crate::native::Native;
 use crate::stage::{self, Stage};
+
+/// How long a run may take, iperf3's included, before the lab host is taken for frozen: about ten times what it takes.
+const RUN_LIMIT: Duration = Duration::from_secs(420);
+/// How many lab hosts may be lost: the emulator under them has faults, and a run that one took along is done again.
+const SPARE_LAB_HOSTS: usize = 2;
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
@@ -76,7 +82,8 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         Stage::lab(&options.place, &workspace, &state, options.keep)?
     };
     let mut runs: Vec<(&str, Vec<Run>)> = names.iter().map(|name| (*name, Vec::new())).collect();
-    let (mut errors, mut disturbed) = (Vec::new(), Vec::new());
+    let (mut errors, mut disturbed, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
+    let mut spare = SPARE_LAB_HOSTS;
     for number in 1..=options.runs {
         // Every other time the peer is first, so that neither always meets the warmer lab.
         let mut order: Vec<_> = runs.iter_mut().collect();
@@ -86,7 +93,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         for (name, done) in order {
             say(format!("{name}: run {number} of {}", options.runs));
             let throughput = options.throughput && number == 1;
-            let contention = stage.emulator().and_then(Contention::begin);
             let mut arguments = vec!["--primary".to_owned(), options.primary_kind.clone()];
             if throughput {
                 arguments.push("--throughput".to_owned());
@@ -94,8 +100,24 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             if options.console {
                 arguments.push("--console".to_owned());
             }
-            let result = stage.run(&state, name, arguments);
-            stage::keep_logs(&state, name, &format!("demo-{number}"));
+            let (result, contention) = loop {
+                let contention = stage.emulator().and_then(Contention::begin);
+                let result = stage.run_within(RUN_LIMIT, &state, name, arguments.clone());
+                stage::keep_logs(&state, name, &format!("demo-{number}"));
+                // Only what ended the lab host itself, which no VMM in it can be blamed for, is done again.
+                match result {
+                    Err(error) if spare > 0 && stage.is_lost(&state) => {
+                        spare -= 1;
+                        let lost = format!(
+                            "{name}, run {number}: the lab host itself was lost ({error:#}); done again"
+                        );
+                        say(&lost);
+                        repeated.push(lost);
+                        stage.recover(&options.place, &workspace, &state, options.keep)?;
+                    }
+                    result => break (result, contention),
+                }
+            };
             match result {
                 Ok(run) => {
                     done.push(run);
@@ -127,13 +149,16 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
             disturbed.join("; ")
         );
     }
-    let notes = match disturbed.is_empty() {
-        true => Vec::new(),
-        false => vec![format!(
+    for lost in &repeated {
+        println!("NOTE    {lost}");
+    }
+    let mut notes = repeated;
+    if !disturbed.is_empty() {
+        notes.push(format!(
             "Other programs took much of the machine's processor time: {}.",
             disturbed.join("; ")
-        )],
-    };
+        ));
+    }
     write_report(&file, &columns, notes)?;
     for (name, run) in &columns {
         errors.extend(run.faults.iter().map(|fault| format!("{name}: {fault}")));

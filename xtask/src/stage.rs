@@ -59,6 +59,14 @@ impl Stage {
         ))
     }
 
+    /// Whether the lab host is gone or does not answer any more; never so on this machine itself.
+    pub(crate) fn is_lost(&self, state: &StateDir) -> bool {
+        match self {
+            Self::Lab { l1, .. } => L1::running(state).is_none() || l1.channel().is_err(),
+            Self::Native { .. } => false,
+        }
+    }
+
     /// Has a lab host that answers: one that is gone or does not is replaced.
     pub(crate) fn recover(
         &mut self,
@@ -67,12 +75,12 @@ impl Stage {
         state: &StateDir,
         keep: bool,
     ) -> Result<()> {
+        if !self.is_lost(state) {
+            return Ok(());
+        }
         let Self::Lab { l1, owned } = self else {
             return Ok(());
         };
-        if L1::running(state).is_some() && l1.channel().is_ok() {
-            return Ok(());
-        }
         say("lab host: it is gone or does not answer; another one is started");
         l1.stop();
         // Given up now: later, it would stop the next one, since what is owned is one a process.
@@ -129,12 +137,7 @@ impl Stage {
     }
 
     /// Does the main job once with this VMM.
-    pub(crate) fn run(
-        &mut self,
-        state: &StateDir,
-        name: &str,
-        mut arguments: Vec<String>,
-    ) -> Result<Run> {
+    fn run(&mut self, state: &StateDir, name: &str, mut arguments: Vec<String>) -> Result<Run> {
         let words = ["demo", "--vmm", name].map(str::to_owned);
         arguments.splice(0..0, words);
         let mut output = Vec::new();
