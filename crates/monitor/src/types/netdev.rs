@@ -1,7 +1,7 @@
 //! The kinds of netdevs: what each takes in `netdev_add`, for introspection and to check what a client sends.
 //!
-//! The values go on as they came: `config` reads them, as it reads `-netdev`. What is listed here is what it takes; the program has a
-//! test that both agree.
+//! The values go on as they came: `config` reads them, as it reads `-netdev`, and has the last word. No test holds this list against
+//! what it takes yet.
 
 use crate::error::QmpError;
 use crate::qapi::{Members, Path, QapiType, qapi_struct};
