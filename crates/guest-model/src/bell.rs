@@ -44,7 +44,10 @@ impl Bell {
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
         let came = ready(&mut fds, limit)?;
-        self.heard();
+        // Only then: a ring that comes after the look, to who is told that nothing came, is for the next one.
+        if came {
+            self.heard();
+        }
         Ok(came)
     }
 }
@@ -95,5 +98,37 @@ mod tests {
             bell.wait(&[other.as_fd()], Duration::from_secs(60))
                 .unwrap()
         );
+    }
+
+    #[test]
+    fn no_ring_is_lost_between_two_looks() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        const RINGS: u64 = 20_000;
+        let (there, back) = (Bell::new().unwrap(), Bell::new().unwrap());
+        let (asked, answered) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let far = {
+            let (there, back) = (there.clone(), back.clone());
+            let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
+            std::thread::spawn(move || {
+                for number in 1..=RINGS {
+                    while asked.load(Ordering::SeqCst) < number {
+                        there.wait(&[], Duration::from_secs(60)).unwrap();
+                    }
+                    answered.store(number, Ordering::SeqCst);
+                    back.ring();
+                }
+            })
+        };
+        for number in 1..=RINGS {
+            asked.store(number, Ordering::SeqCst);
+            there.ring();
+            // A look in passing, then the wait, as who has something else to do meanwhile.
+            while answered.load(Ordering::SeqCst) < number {
+                let came = back.wait(&[], Duration::ZERO).unwrap()
+                    || back.wait(&[], Duration::from_secs(60)).unwrap();
+                assert!(came, "ring {number} was lost");
+            }
+        }
+        far.join().unwrap();
     }
 }
