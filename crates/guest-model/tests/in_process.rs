@@ -1,6 +1,7 @@
 //! The whole machine in this process, driven by the model guest: boot, pair, migration, cancel, misbehaviour.
 //!
-//! `GUEST_MODEL_RUNS=100` runs the random scenario a hundred times; `GUEST_MODEL_SEED=…` replays one.
+//! `GUEST_MODEL_RUNS=100` plays the random scenario a hundred times; `GUEST_MODEL_SEED=…` replays one, or with
+//! `GUEST_MODEL_RUNS` is the first of so many.
 
 #![allow(clippy::unwrap_used)]
 
@@ -192,13 +193,11 @@ fn misbehaving(seed: u64) {
 #[test]
 fn a_misbehaving_guest_stays_reachable() {
     let runs = std::env::var("GUEST_MODEL_RUNS").ok();
-    let runs: u64 = runs.and_then(|text| text.parse().ok()).unwrap_or(5);
+    let replays = std::env::var_os(SEED_VARIABLE).is_some();
+    let runs: u64 = runs
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(if replays { 1 } else { 5 });
     let first = Seed::for_this_run();
-    let runs = if std::env::var_os(SEED_VARIABLE).is_some() {
-        1
-    } else {
-        runs
-    };
     (first..first + runs).for_each(misbehaving);
 }
 

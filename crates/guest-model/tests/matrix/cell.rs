@@ -4,7 +4,8 @@ use crate::faults::Fault;
 use crate::leftovers::Inventory;
 use crate::moments::Moment;
 use crate::small_disk::SmallDisk;
-use crate::stage::{Halt, Host, Journey, SOURCE, Setup, Stage, TARGET};
+use crate::stage::{Crew, Halt, Host, Journey, SOURCE, Setup, Stage, TARGET};
+use crate::table::Entry;
 use anyhow::{Context as _, Result, ensure};
 use machine::{Board, MachineEvent};
 use migration::ParametersUpdate;
@@ -46,6 +47,39 @@ pub(crate) enum Cell {
     Failed,
 }
 
+impl Cell {
+    pub(crate) const fn is_played(&self) -> bool {
+        matches!(self, Self::Played { .. })
+    }
+
+    /// What the page says of it.
+    pub(crate) fn entry(&self) -> Entry {
+        let (text, note) = match self {
+            Self::Played { at, way, missing } => {
+                let side = if *at == SOURCE { "source" } else { "target" };
+                let way = match way {
+                    Way::ByItself => "",
+                    Way::Continued => " (`cont`)",
+                    Way::Loaded => " (file)",
+                };
+                let gone = if missing.is_some() {
+                    ", no primary"
+                } else {
+                    ""
+                };
+                let note = |reason: &String| {
+                    format!("the primary is not back, and the host says so: `{reason}`")
+                };
+                (format!("{side}{way}{gone}"), missing.as_ref().map(note))
+            }
+            Self::Impossible(why) => ("—".into(), Some((*why).to_owned())),
+            Self::Skipped => ("skipped".into(), None),
+            Self::Failed => ("**failed**".into(), None),
+        };
+        Entry { text, note }
+    }
+}
+
 /// All there is in a cell.
 pub(crate) struct Scene {
     pub(crate) journey: Journey,
@@ -58,7 +92,13 @@ impl Scene {
         self.small.as_ref().context("no small disk")
     }
 
-    fn set_up(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Self> {
+    fn set_up(
+        folder: &Path,
+        moment: Moment,
+        fault: Fault,
+        native: bool,
+        seed: u64,
+    ) -> Result<Self> {
         let disk = folder.join("small");
         let small = fault
             .needs_small_disk()
@@ -69,7 +109,7 @@ impl Scene {
             memory: (fault == Fault::TargetMemory).then(|| disk.clone()),
             ..Setup::default()
         };
-        let mut journey = Journey::start(folder, 0, &setup)?;
+        let mut journey = Journey::start(folder, seed, &setup)?;
         let file = if fault == Fault::DiskFull {
             disk.join("guest")
         } else {
@@ -164,16 +204,16 @@ impl Scene {
 ///
 /// # Errors
 /// Something that was promised does not hold.
-pub(crate) fn play(moment: Moment, fault: Fault, native: bool) -> Result<Cell> {
+pub(crate) fn play(moment: Moment, fault: Fault, native: bool, seed: u64) -> Result<Cell> {
     let before = Inventory::take()?;
     let folder = tempfile::tempdir()?;
-    let cell = scene(folder.path(), moment, fault, native)?;
-    before.restored()?;
+    let scene = Scene::set_up(folder.path(), moment, fault, native, seed)?;
+    let (cell, crew) = act(scene, moment, fault, native)?;
+    before.restored(&crew)?;
     Ok(cell)
 }
 
-fn scene(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Cell> {
-    let mut scene = Scene::set_up(folder, moment, fault, native)?;
+fn act(mut scene: Scene, moment: Moment, fault: Fault, native: bool) -> Result<(Cell, Crew)> {
     scene.journey.to(moment.halt()).context("on the way")?;
     fault.strike(&mut scene, moment).context("the fault")?;
     let struck = scene.journey.stage.now;
@@ -228,7 +268,7 @@ fn scene(folder: &Path, moment: Moment, fault: Fault, native: bool) -> Result<Ce
     let Scene { journey, small, .. } = scene;
     let Journey { stage, relay, .. } = journey;
     drop(relay);
-    stage.end()?;
+    let crew = stage.end()?;
     drop(small);
-    Ok(Cell::Played { at, way, missing })
+    Ok((Cell::Played { at, way, missing }, crew))
 }

@@ -29,6 +29,19 @@ pub(crate) enum Fault {
     TargetClockJump,
 }
 
+/// Where a fault comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// What becomes of the migration's channel, and of who is at its ends.
+    Channel,
+    Host,
+    Guest,
+}
+
+impl Group {
+    pub(crate) const ALL: [Self; 3] = [Self::Channel, Self::Host, Self::Guest];
+}
+
 /// The port behind which the primary is.
 const PORT: Bdf = Bdf::new(0, 2, 0);
 /// An eject that comes when nobody waits for it any more.
@@ -82,6 +95,25 @@ impl Fault {
             Self::DiskFull => "disk full",
             Self::SourceClockJump => "source's clock jumps",
             Self::TargetClockJump => "target's clock jumps",
+        }
+    }
+
+    pub(crate) const fn group(self) -> Group {
+        match self {
+            Self::Cancel
+            | Self::TargetKilled
+            | Self::StreamCut
+            | Self::StreamStalled
+            | Self::ClientGone => Group::Channel,
+            Self::TargetMemory
+            | Self::SourceVfGone
+            | Self::TargetVfGone
+            | Self::DiskFull
+            | Self::SourceClockJump
+            | Self::TargetClockJump => Group::Host,
+            Self::EjectLate | Self::EjectNever | Self::EjectTwice | Self::Reboot | Self::Panic => {
+                Group::Guest
+            }
         }
     }
 

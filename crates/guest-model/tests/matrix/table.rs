@@ -1,70 +1,139 @@
 //! The matrix as a page.
 
-use crate::cell::{Cell, REACHABLE, REACHABLE_AFTER_BUTTON, REACHABLE_AFTER_PANIC, SETTLED, Way};
+use crate::cell::{REACHABLE, REACHABLE_AFTER_BUTTON, REACHABLE_AFTER_PANIC, SETTLED};
 use crate::faults::Fault;
 use crate::moments::Moment;
-use crate::stage::SOURCE;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-const PAGE: &str = "docs/fault-matrix.md";
-const ANEW: &str = "cargo xtask matrix --write";
+pub(crate) const PAGE: &str = "docs/fault-matrix.md";
+pub(crate) const ANEW: &str = "cargo xtask matrix --write";
 
-#[derive(Default)]
+/// The tables, by native hotplug, and their titles.
+const TABLES: [(bool, &str); 2] = [(false, "ACPI hotplug"), (true, "Native hotplug")];
+
+/// What the page says of a cell: a word or two, and the note that it has a number of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) text: String,
+    pub(crate) note: Option<String>,
+}
+
+impl Entry {
+    pub(crate) fn is_played(&self) -> bool {
+        self.text.starts_with("source") || self.text.starts_with("target")
+    }
+
+    pub(crate) fn is_impossible(&self) -> bool {
+        self.text == "—"
+    }
+}
+
 pub(crate) struct Table {
-    cells: BTreeMap<(bool, Fault, Moment), Cell>,
+    cells: BTreeMap<(bool, Fault, Moment), Entry>,
+}
+
+/// Whether the page is to be written rather than compared with.
+pub(crate) fn is_written() -> bool {
+    std::env::var_os("STANDFAST_WRITE_DOCS").is_some()
+}
+
+fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(PAGE)
 }
 
 impl Table {
-    pub(crate) fn add(&mut self, native: bool, moment: Moment, fault: Fault, cell: Cell) {
-        self.cells.insert((native, fault, moment), cell);
+    pub(crate) const fn new() -> Self {
+        let cells = BTreeMap::new();
+        Self { cells }
+    }
+
+    /// As the page in the repository has it; what it does not have is not in it.
+    pub(crate) fn of_page() -> Self {
+        let page = std::fs::read_to_string(path()).unwrap_or_default();
+        let lines = page.lines().filter_map(|line| line.split_once(". "));
+        let notes: BTreeMap<usize, &str> = lines
+            .filter_map(|(number, note)| Some((number.parse().ok()?, note)))
+            .collect();
+        let mut table = Self::new();
+        for (native, title) in TABLES {
+            let begin = format!("## {title}\n");
+            let rows = page.split_once(&begin).map_or("", |(_, rest)| rest);
+            let rows = rows.split("\n## ").next().unwrap_or_default();
+            let mut rows = rows.lines().filter_map(|row| row.strip_prefix("| "));
+            let moments: Vec<_> = rows.next().unwrap_or_default().split('|').skip(1).collect();
+            for row in rows {
+                let mut cells = row.split('|').map(str::trim);
+                let name = cells.next().unwrap_or_default();
+                let Some(fault) = Fault::ALL.into_iter().find(|fault| fault.name() == name) else {
+                    continue;
+                };
+                for (moment, cell) in moments.iter().zip(cells) {
+                    let Some(moment) = Moment::ALL.into_iter().find(|m| m.name() == moment.trim())
+                    else {
+                        continue;
+                    };
+                    let numbered = cell.rsplit_once(' ');
+                    let numbered = numbered.and_then(|(text, n)| Some((text, n.parse().ok()?)));
+                    let entry = match numbered {
+                        Some((text, number)) => Entry {
+                            text: text.to_owned(),
+                            note: notes.get(&number).map(|note| (*note).to_owned()),
+                        },
+                        None => Entry {
+                            text: cell.to_owned(),
+                            note: None,
+                        },
+                    };
+                    table.add(native, moment, fault, entry);
+                }
+            }
+        }
+        table
+    }
+
+    pub(crate) fn add(&mut self, native: bool, moment: Moment, fault: Fault, entry: Entry) {
+        self.cells.insert((native, fault, moment), entry);
+    }
+
+    pub(crate) fn get(&self, native: bool, moment: Moment, fault: Fault) -> Option<&Entry> {
+        self.cells.get(&(native, fault, moment))
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.cells.extend(other.cells);
     }
 
     /// How many cells were played.
     pub(crate) fn played(&self) -> usize {
-        let played = |cell: &&Cell| matches!(cell, Cell::Played { .. });
-        self.cells.values().filter(played).count()
+        self.cells
+            .values()
+            .filter(|entry| entry.is_played())
+            .count()
     }
 
-    /// The page in the repository says the same; or is written.
-    pub(crate) fn compare_with_docs(&self) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../..")
-            .join(PAGE);
-        let page = self.to_string();
-        if std::env::var_os("STANDFAST_WRITE_DOCS").is_some() {
-            std::fs::write(&path, page).unwrap();
-            return;
-        }
-        let there = std::fs::read_to_string(&path).unwrap_or_default();
-        let (there, page) = (shape(&there), shape(&page));
-        let differs: Vec<_> = there.iter().zip(&page).filter(|(a, b)| a != b).collect();
+    pub(crate) fn write(&self) {
+        std::fs::write(path(), self.to_string()).unwrap();
+    }
+
+    /// The page in the repository is this, word for word.
+    pub(crate) fn compare_with_page(&self) {
+        let (page, ours) = (
+            std::fs::read_to_string(path()).unwrap_or_default(),
+            self.to_string(),
+        );
+        let differs = page
+            .lines()
+            .zip(ours.lines())
+            .find(|(there, here)| there != here);
         assert!(
-            there == page,
+            page == ours,
             "{PAGE} is stale ({differs:#?}); {ANEW} writes it anew"
         );
     }
-}
-
-/// A page without what may differ between two runs: on which side a played cell ended, and the notes' numbers. A few
-/// faults race with the migration, and either side is right.
-fn shape(page: &str) -> Vec<String> {
-    let cell = |cell: &str| match cell.trim() {
-        text if text.starts_with('—') => "impossible".to_owned(),
-        text if text.starts_with("source (") || text.starts_with("source,") => "played".to_owned(),
-        text if text.starts_with("target (") || text.starts_with("target,") => "played".to_owned(),
-        "source" | "target" => "played".to_owned(),
-        text => text.to_owned(),
-    };
-    let note = |line: &&str| !line.starts_with(|first: char| first.is_ascii_digit());
-    let tables = page
-        .split_once("## The moments")
-        .map_or(page, |(tables, _)| tables);
-    let rest = page.get(tables.len()..).unwrap_or_default();
-    let tables = tables.lines().filter(note);
-    let tables = tables.map(|line| line.split('|').map(cell).collect::<Vec<_>>().join("|"));
-    tables.chain(rest.lines().map(str::to_owned)).collect()
 }
 
 /// Notes by number, in the order in which they are first needed.
@@ -83,37 +152,15 @@ impl Notes {
     }
 }
 
-fn entry(cell: &Cell, notes: &mut Notes) -> String {
-    match cell {
-        Cell::Played { at, way, missing } => {
-            let mut text = String::from(if *at == SOURCE { "source" } else { "target" });
-            text += match way {
-                Way::ByItself => "",
-                Way::Continued => " (`cont`)",
-                Way::Loaded => " (file)",
-            };
-            if let Some(reason) = missing {
-                let note = format!("the primary is not back, and the host says so: `{reason}`");
-                text += &format!(", no primary {}", notes.number(&note));
-            }
-            text
-        }
-        Cell::Impossible(why) => format!("— {}", notes.number(why)),
-        Cell::Skipped => "skipped".into(),
-        Cell::Failed => "**failed**".into(),
-    }
-}
-
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut notes = Notes::default();
         writeln!(
             f,
             "# The fault matrix\n\n\
-             Made by `{ANEW}`; that fails without `--write` when it is stale. Each moment of a migration × each fault, played in one process by\n\
+             Made by `{ANEW}`; the tests of crate `guest-model` fail when it is stale. Each moment of a migration × each fault, played in one process by\n\
              the model guest ([crates/guest-model](../crates/guest-model/src/lib.rs)), with ACPI's hotplug and with native hotplug.\n\
-             A cell says which side runs the guest in the end; where the fault races with the migration, it may be the other one\n\
-             another time. {} cells were played, and in every one of them\n",
+             A cell says which side runs the guest in the end. {} cells are played, and in every one of them\n",
             self.played()
         )?;
         writeln!(
@@ -130,8 +177,8 @@ impl fmt::Display for Table {
             REACHABLE_AFTER_BUTTON.as_secs(),
             SETTLED.as_secs()
         )?;
-        for (native, title) in [(false, "ACPI hotplug"), (true, "Native hotplug")] {
-            let cells: Vec<(Fault, Moment, &Cell)> = self
+        for (native, title) in TABLES {
+            let cells: Vec<(Fault, Moment, &Entry)> = self
                 .cells
                 .iter()
                 .filter(|((n, ..), _)| *n == native)
@@ -153,7 +200,11 @@ impl fmt::Display for Table {
                 }
                 write!(f, "| {} |", fault.name())?;
                 for cell in row {
-                    write!(f, " {} |", entry(cell.2, &mut notes))?;
+                    let Entry { text, note } = cell.2;
+                    match note {
+                        Some(note) => write!(f, " {text} {} |", notes.number(note))?,
+                        None => write!(f, " {text} |")?,
+                    }
                 }
                 writeln!(f)?;
             }

@@ -8,7 +8,7 @@ use machine::clock::{Clock as _, ManualClock};
 use machine::in_process::InProcess;
 use machine::inspect::{Inspect, PairView};
 use machine::{Board, MachineEvent, MachineListener};
-use migration::Capability;
+use migration::{Capability, ParametersUpdate};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -114,6 +114,12 @@ impl Host {
             folder: folder.to_owned(),
         };
         host.ask(|board| board.migrate_set_capabilities(&[(Capability::Events, true)]))??;
+        // Waiting for its turn a sender would sleep by the host's clock, as if there was nothing to do.
+        let update = ParametersUpdate {
+            max_bandwidth_bytes: Some(0),
+            ..ParametersUpdate::default()
+        };
+        host.ask(move |board| board.migrate_set_parameters(&update))??;
         Ok(host)
     }
 

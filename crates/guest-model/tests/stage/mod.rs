@@ -5,16 +5,19 @@
 //!      ▲                                          ▲                                   ▲
 //!      └────────── Guest ── InProcessBus ─────────┴────── the one that runs ──────────┘
 //! ```
-//! Time passes only when there is nothing else to do ([`Stage::until`]), and then up to the next moment that the guest or
-//! a machine waits for; what needs no time is waited for without ([`Stage::wait`]). Whatever happens rings one bell.
+//! Time passes only when there is nothing else to do ([`Stage::until`]) and no thread does anything ([`Crew`]), and then
+//! up to the next moment that the guest or a machine waits for; what needs no time is waited for without
+//! ([`Stage::wait`]). Whatever happens rings one bell.
 
 #![allow(dead_code, unused_imports, unreachable_pub)] // Each test uses its part.
 
+mod crew;
 mod host;
 mod journey;
 mod relay;
 mod traffic;
 
+pub use crew::Crew;
 pub use host::{Host, MAC, PRIMARY, STANDBY, Setup};
 pub use journey::{Halt, Journey};
 pub use relay::{Relay, Section};
@@ -36,8 +39,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// A kernel that panicked reboots after this long (`panic=10`).
 pub const PANIC_REBOOT: Duration = Duration::from_secs(10);
 
-/// By the host's clock, no frame takes longer.
-const FLIGHT: Duration = Duration::from_millis(100);
+/// A thread that is at something rings when it is done, or else it is looked at again so soon.
+const LOOK: Duration = Duration::from_micros(500);
 /// Frames that go while time passes are so far apart.
 const FRAME_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -71,11 +74,13 @@ pub struct Stage {
     /// What happened, for who looks into a failure.
     diary: Vec<String>,
     folder: PathBuf,
+    crew: Crew,
 }
 
 impl Stage {
     /// A source whose guest has its primary. Everything goes to `folder`.
     pub fn start(folder: &Path, native: bool, seed: u64) -> Result<Self> {
+        let crew = Crew::gather(folder)?;
         let bell = Bell::new()?;
         let setup = Setup {
             native,
@@ -105,6 +110,7 @@ impl Stage {
             reboots_at: None,
             diary: Vec::new(),
             folder: folder.to_owned(),
+            crew,
         };
         stage.until("the primary", |stage| Ok(stage.has_primary()))?;
         Ok(stage)
@@ -224,6 +230,17 @@ impl Stage {
         Ok(self.bell.wait(&ends, left)?)
     }
 
+    /// Waits until something comes, or no thread is at anything; says whether something came.
+    fn something_comes(&self) -> Result<bool> {
+        while !self.crew.waits()? {
+            if self.listen(LOOK)? {
+                return Ok(true);
+            }
+        }
+        // What the last of them did before it went to sleep.
+        self.listen(Duration::ZERO)
+    }
+
     /// Plays on until `done`, and no time passes.
     pub fn wait(&mut self, what: &str, done: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
         self.play(what, Frames::None, false, done)
@@ -272,14 +289,8 @@ impl Stage {
             if Instant::now() > end || self.now > limit {
                 return Err(self.stuck(what));
             }
-            // What happened since is to be seen before time passes.
-            if self.listen(Duration::ZERO)? {
-                continue;
-            }
-            // A frame that is under way needs no time of the guest's. One that does not come is lost.
-            let flies = frames != Frames::None && self.traffic.under_way();
-            // Twice: the first wait may have passed while the whole process stood still.
-            if flies && (self.listen(FLIGHT)? || self.listen(FLIGHT)?) {
+            // What happened since, or is under way, is to be seen before time passes: it needs none.
+            if self.something_comes()? {
                 continue;
             }
             match next.filter(|_| time_passes) {
@@ -392,11 +403,11 @@ impl Stage {
         }
     }
 
-    /// Ends what is left of the machines; nothing of theirs may stay.
-    pub fn end(self) -> Result<()> {
+    /// Ends what is left of the machines; nothing of theirs may stay. Who is still there, the last one tells.
+    pub fn end(self) -> Result<Crew> {
         for host in self.hosts.into_iter().flatten() {
             host.end()?;
         }
-        Ok(())
+        Ok(self.crew)
     }
 }

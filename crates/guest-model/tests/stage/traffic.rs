@@ -147,11 +147,6 @@ impl Traffic {
         Ok(diary)
     }
 
-    /// Whether a frame has not come yet.
-    pub fn under_way(&self) -> bool {
-        self.out.under_way.is_some() || self.back.under_way.is_some()
-    }
-
     /// The next numbers out and back.
     pub fn marks(&self) -> (u64, u64) {
         (self.out.next, self.back.next)

@@ -1,0 +1,105 @@
+//! The threads of a stage: which they are, and whether all of them wait.
+//!
+//! "Nothing else happens" is what lets time pass ([`Stage`](super::Stage)), so it must not be a matter of how fast a
+//! thread is. It is when every thread of the stage's sleeps and none has run between two looks: then nothing is under way
+//! between them, for whatever one has for another wakes it.
+//!
+//! A thread belongs to the stage if it has the stage's folder as its working directory. Threads inherit it from the one
+//! that starts them, and that of the test takes it for itself alone first; so stages of one process do not meet.
+
+use anyhow::{Context as _, Result};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A thread at one moment: how often it has gone to sleep or was made to wait, and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asleep {
+    switches: Vec<String>,
+}
+
+pub struct Crew {
+    folder: PathBuf,
+    /// The thread of the test.
+    own: u32,
+}
+
+impl Crew {
+    /// From now on this thread, and those that it starts, are the ones of `folder`.
+    pub fn gather(folder: &Path) -> Result<Self> {
+        #[allow(unsafe_code)]
+        // SAFETY: of what can be unshared only file descriptors would concern memory safety, and they stay shared.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }.context("a working directory of its own")?;
+        std::env::set_current_dir(folder)?;
+        Ok(Self {
+            // As the kernel tells it.
+            folder: fs::read_link("/proc/thread-self/cwd")?,
+            own: rustix::thread::gettid()
+                .as_raw_nonzero()
+                .get()
+                .unsigned_abs(),
+        })
+    }
+
+    /// The others' folders in `/proc`.
+    fn tasks(&self) -> Result<Vec<(u32, PathBuf)>> {
+        let mut tasks = Vec::new();
+        for task in fs::read_dir("/proc/self/task")? {
+            let path = task?.path();
+            let number = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            let Some(number) = number.filter(|number| *number != self.own) else {
+                continue;
+            };
+            // One that has just ended has none any more.
+            let ours = fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd == self.folder);
+            if ours {
+                tasks.push((number, path));
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// All threads but the test's own, asleep; `None` if one is not.
+    fn asleep(&self) -> Result<Option<BTreeMap<u32, Asleep>>> {
+        let mut all = BTreeMap::new();
+        for (number, path) in self.tasks()? {
+            let Ok(status) = fs::read_to_string(path.join("status")) else {
+                // It has just ended; what it did last is looked for the next time.
+                return Ok(None);
+            };
+            let line = |name: &str| {
+                let mut lines = status.lines();
+                lines.find_map(|line| line.strip_prefix(name).map(str::trim))
+            };
+            if !line("State:").is_some_and(|state| state.starts_with('S')) {
+                return Ok(None);
+            }
+            let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+            let switches = switches.map(|name| line(name).unwrap_or_default().to_owned());
+            let switches = switches.to_vec();
+            all.insert(number, Asleep { switches });
+        }
+        Ok(Some(all))
+    }
+
+    /// Whether all of them wait for something that is not under way between them.
+    pub fn waits(&self) -> Result<bool> {
+        Ok(match self.asleep()? {
+            Some(before) => self.asleep()? == Some(before),
+            None => false,
+        })
+    }
+
+    /// The names of those that there are still.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let names = self.tasks()?.into_iter();
+        let name = |(_, path): (u32, PathBuf)| fs::read_to_string(path.join("comm")).ok();
+        Ok(names
+            .filter_map(name)
+            .map(|name| name.trim().to_owned())
+            .collect())
+    }
+}
