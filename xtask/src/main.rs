@@ -9,6 +9,7 @@ mod matrix;
 mod measure;
 mod native;
 mod page;
+mod soak;
 mod stage;
 mod test;
 
@@ -44,6 +45,8 @@ enum Task {
     Differential(differential::DifferentialOptions),
     /// Each fault at each moment of a migration, played in one process; a table.
     Matrix(matrix::MatrixOptions),
+    /// The model guest's tests many times in a row, each time with another seed.
+    Soak(soak::SoakOptions),
     /// The lab: a nested host with KVM, IOMMU, VFIO, SR-IOV and guests.
     #[command(subcommand)]
     Lab(lab_commands::LabCommand),
@@ -71,6 +74,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Ci(options) => test::ci(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Matrix(options) => matrix::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Differential(options) => differential::run(&options),
         Task::Lab(command) => lab_commands::run(command),
         Task::Exec(launch) => launch.exec().map(|()| ExitCode::SUCCESS),
