@@ -19,7 +19,7 @@ pub(crate) fn run(options: &MatrixOptions) -> Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "--quiet", "-p", "guest-model", "--test", "matrix"]);
-    command.args(["--", "--nocapture"]);
+    command.args(["--", "--nocapture", "--include-ignored"]);
     if let Some(part) = &options.part {
         command.env("FAULT_MATRIX", part);
     }

@@ -66,6 +66,7 @@ fn runs(workspace: &Workspace, options: &SoakOptions) -> Result<ExitCode> {
         let begin = Instant::now();
         let output = Command::new(&cargo)
             .args(TESTS)
+            .args(["--", "--include-ignored"])
             .current_dir(&workspace.root)
             .env("GUEST_MODEL_SEED", &seed)
             .env("GUEST_MODEL_RUNS", SCENARIOS)

@@ -145,31 +145,37 @@ fn the_page_has_every_cell_and_says_what_they_are() {
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn channel_faults_with_acpi_hotplug() {
     play(false, Group::Channel);
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn channel_faults_with_native_hotplug() {
     play(true, Group::Channel);
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn host_faults_with_acpi_hotplug() {
     play(false, Group::Host);
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn host_faults_with_native_hotplug() {
     play(true, Group::Host);
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn guest_faults_with_acpi_hotplug() {
     play(false, Group::Guest);
 }
 
 #[test]
+#[ignore = "until a hundred runs of it in a row are seen; cargo xtask matrix plays it"]
 fn guest_faults_with_native_hotplug() {
     play(true, Group::Guest);
 }
