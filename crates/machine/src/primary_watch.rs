@@ -93,6 +93,14 @@ fn find_table(device: &dyn PciDevice) -> Option<Table> {
     None
 }
 
+/// Whether a write switches memory decoding on, wherever in it the command register is: a guest may begin before it.
+fn enables_memory(offset: u16, data: &[u8]) -> bool {
+    let command = regs::COMMAND
+        .checked_sub(offset)
+        .and_then(|at| data.get(usize::from(at)));
+    command.is_some_and(|command| command & MEMORY_ENABLE != 0)
+}
+
 impl WatchedPrimary {
     /// Watches `inner`, the primary `id`; `steering` gives the VF its address.
     pub(crate) fn new(
@@ -154,11 +162,7 @@ impl PciDevice for WatchedPrimary {
     }
 
     fn before_config_write(&self, offset: u16, data: &[u8]) {
-        if offset == regs::COMMAND
-            && data
-                .first()
-                .is_some_and(|command| command & MEMORY_ENABLE != 0)
-        {
+        if enables_memory(offset, data) {
             self.arm();
         }
         self.inner.before_config_write(offset, data);
@@ -237,5 +241,23 @@ impl PciDevice for WatchedPrimary {
 
     fn restore(&self, version: u16, state: &[u8]) -> Result<(), StateError> {
         self.inner.restore(version, state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_write_of_the_command_register_gets_past() {
+        assert!(enables_memory(regs::COMMAND, &[MEMORY_ENABLE, 0]));
+        // By a wider access, or one that is not aligned.
+        assert!(enables_memory(0, &[0, 0, 0, 0, MEMORY_ENABLE, 0, 0, 0]));
+        assert!(enables_memory(regs::COMMAND - 1, &[0, MEMORY_ENABLE, 0, 0]));
+        // It is switched off, or not in the write.
+        assert!(!enables_memory(regs::COMMAND, &[!MEMORY_ENABLE, 0xff]));
+        assert!(!enables_memory(0, &[0xff; 4]));
+        assert!(!enables_memory(regs::COMMAND + 1, &[0xff; 4]));
+        assert!(!enables_memory(u16::MAX, &[0xff; 4]));
     }
 }
