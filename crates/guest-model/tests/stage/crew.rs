@@ -13,11 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A thread at one moment: how often it has gone to sleep or was made to wait, and its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Asleep {
-    switches: Vec<String>,
-}
+/// How often a thread has gone to sleep, and how often it was made to wait, as the kernel counts.
+type Switches = [String; 2];
 
 pub struct Crew {
     folder: PathBuf,
@@ -63,7 +60,7 @@ impl Crew {
     }
 
     /// All threads but the test's own, asleep; `None` if one is not.
-    fn asleep(&self) -> Result<Option<BTreeMap<u32, Asleep>>> {
+    fn asleep(&self) -> Result<Option<BTreeMap<u32, Switches>>> {
         let mut all = BTreeMap::new();
         for (number, path) in self.tasks()? {
             let Ok(status) = fs::read_to_string(path.join("status")) else {
@@ -78,9 +75,10 @@ impl Crew {
                 return Ok(None);
             }
             let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
-            let switches = switches.map(|name| line(name).unwrap_or_default().to_owned());
-            let switches = switches.to_vec();
-            all.insert(number, Asleep { switches });
+            all.insert(
+                number,
+                switches.map(|name| line(name).unwrap_or_default().to_owned()),
+            );
         }
         Ok(Some(all))
     }
