@@ -1,4 +1,8 @@
-//! For the tests of this crate: a NIC that is no NIC.
+//! For the tests of this crate: a NIC that is no NIC, programs, and waiting.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use virtio::{IoBuffer, NetBackend};
 
@@ -37,13 +41,43 @@ pub(crate) fn receive_soon(backend: &dyn NetBackend) -> Option<Vec<u8>> {
     wait_readable(backend).then(|| receive(backend)).flatten()
 }
 
-/// Whether something came for the NIC within ten seconds.
+/// What must happen has happened by then, however busy the host is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again until `probe` gives something.
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "did not happen: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A program with this text, in a folder that it can name as `$here`. It is written by another process: a descriptor of ours
+/// would be inherited by whatever another test starts in this moment, and a program that somebody has open for writing
+/// cannot be run.
+pub(crate) fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    let text = format!("#!/bin/sh\nhere='{}'\n{text}\n", folder.display());
+    let written = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(&path)
+        .arg(text)
+        .status();
+    assert!(written.unwrap().success());
+    path
+}
+
+/// Whether something came for the NIC.
 pub(crate) fn wait_readable(backend: &dyn NetBackend) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let fd = backend.poll_fd(0).unwrap();
     let mut set = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     let limit = Timespec {
-        tv_sec: 10,
+        tv_sec: PATIENCE.as_secs().try_into().unwrap(),
         tv_nsec: 0,
     };
     poll(&mut set, Some(&limit)).unwrap() == 1

@@ -5,13 +5,12 @@ mod netns;
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use net::Offload;
 use net::announce::rarp;
 use net::tap::{Script, Tap, TapConfig, TapError, TapSource, VNET_HEADER_BYTES, mtu_of};
-use netns::{eventually, in_namespace, sh};
+use netns::{eventually, in_namespace, program, sh};
 use virtio::{IoBuffer, NetBackend, Offloads};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
@@ -33,13 +32,6 @@ fn with_queues(name: &str, queues: u16) -> TapConfig {
 
 fn links() -> String {
     sh("ip -br link")
-}
-
-fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
-    let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }
 
 /// The next frame that begins with `start`, other traffic of the kernel passed over.
@@ -288,12 +280,12 @@ fn scripts_run_at_both_ends_and_a_failing_one_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let line = |word| format!("echo {word} $1 >> {}", log.display());
-        let up = script(
+        let up = program(
             dir.path(),
             "up",
             &format!("ip link set $1 up && {}", line("up")),
         );
-        let down = script(dir.path(), "down", &line("down"));
+        let down = program(dir.path(), "down", &line("down"));
         let config = |up: &PathBuf| TapConfig {
             script: Script::Program(up.clone()),
             downscript: Script::Program(down.clone()),
@@ -307,7 +299,7 @@ fn scripts_run_at_both_ends_and_a_failing_one_leaves_nothing() {
         assert_eq!(fs::read_to_string(&log).unwrap(), "up fresh\ndown fresh\n");
         assert!(!links().contains("fresh"));
 
-        let bad = script(dir.path(), "bad", "exit 3");
+        let bad = program(dir.path(), "bad", "exit 3");
         let error = Tap::open(config(&bad)).unwrap_err();
         assert!(
             error

@@ -13,7 +13,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,9 @@ const OUTPUT_BYTES_MAX: u64 = 4096;
 /// The longest message made of it, in characters.
 const SAID_CHARS_MAX: usize = 500;
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Waits until a program ends; `None`: it has not within this long, and goes on.
+type Wait = dyn Fn(&mut Child, Duration) -> io::Result<Option<ExitStatus>> + Send;
 
 /// Who is told of what does not work.
 pub(super) type Listener = Arc<dyn Fn(Trouble) + Send + Sync>;
@@ -76,6 +79,10 @@ impl Hook {
     /// # Errors
     /// The host has no thread left.
     pub(super) fn start(standby: &str, config: HookConfig) -> io::Result<Self> {
+        Self::start_with(standby, config, Box::new(child::wait))
+    }
+
+    fn start_with(standby: &str, config: HookConfig, wait: Box<Wait>) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE_MAX);
         let (alive, ended) = sync_channel(0);
         let state = Arc::new(State {
@@ -90,7 +97,7 @@ impl Hook {
         thread::Builder::new()
             .name(format!("hook {standby}"))
             .spawn(move || {
-                for_thread.work(&queue);
+                for_thread.work(&queue, &*wait);
                 drop(alive);
             })?;
         Ok(Self {
@@ -151,7 +158,7 @@ impl Hook {
 }
 
 impl State {
-    fn work(&self, queue: &Receiver<Job>) {
+    fn work(&self, queue: &Receiver<Job>, wait: &Wait) {
         while let Some(Job { moment, json }) = self.next(queue) {
             let left = match *lock(&self.end) {
                 Some(end) => end.saturating_duration_since(Instant::now()),
@@ -162,7 +169,7 @@ impl State {
                 continue;
             }
             let limit = left.min(self.config.timeout);
-            match run(&self.config.program, &json, limit) {
+            match run(&self.config.program, &json, limit, wait) {
                 Ok(output) => {
                     let standby = &self.standby;
                     tracing::debug!(
@@ -236,7 +243,7 @@ fn said(output: OwnedFd) -> String {
 }
 
 /// Runs the program; what it wrote, or one line about what went wrong.
-fn run(program: &Path, json: &[u8], limit: Duration) -> Result<String, String> {
+fn run(program: &Path, json: &[u8], limit: Duration, wait: &Wait) -> Result<String, String> {
     let text = |e: io::Error| e.to_string();
     let output = output().map_err(text)?;
     let both = [
@@ -254,7 +261,7 @@ fn run(program: &Path, json: &[u8], limit: Duration) -> Result<String, String> {
         .stderr(stderr)
         .spawn()
         .map_err(|e| format!("cannot be run: {e}"))?;
-    let status = child::wait(&mut child, limit).map_err(text)?;
+    let status = wait(&mut child, limit).map_err(text)?;
     let Some(status) = status else {
         if let Some(group) = child::pid(&child) {
             // It may end in this moment: then there is nothing to kill.
@@ -270,3 +277,8 @@ fn run(program: &Path, json: &[u8], limit: Duration) -> Result<String, String> {
         (false, false) => Err(format!("{status}: {said}")),
     }
 }
+
+#[cfg(test)]
+#[path = "hook_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;

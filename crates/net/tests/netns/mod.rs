@@ -1,6 +1,7 @@
 //! A network namespace of a test's own: real interfaces, and nothing left of them afterwards.
 #![allow(dead_code)] // each test program uses its part
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,9 +52,27 @@ pub(crate) fn sh(line: &str) -> String {
     text
 }
 
-/// Waits until `probe` gives something, for ten seconds at most.
+/// A program with this text, in a folder that it can name as `$here`. It is written by another process: a descriptor of ours
+/// would be inherited by whatever another test starts in this moment, and a program that somebody has open for writing
+/// cannot be run.
+pub(crate) fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    let text = format!("#!/bin/sh\nhere='{}'\n{text}\n", folder.display());
+    let written = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(&path)
+        .arg(text)
+        .status();
+    assert!(written.expect("there is a shell").success());
+    path
+}
+
+/// What must happen has happened by then, however busy the host is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `probe` gives something.
 pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = probe() {
             return found;
