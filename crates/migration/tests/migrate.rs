@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration::{Outcome, Outgoing, ParametersUpdate, State, VmIs};
+use rustix::net::{AddressFamily, SocketType};
 use support::*;
 
 /// Source and target guests, and a RAM with some content.
@@ -243,9 +245,12 @@ fn a_command_that_took_everything_and_failed_may_have_handed_it_on() {
 #[test]
 fn a_refused_connection_asks_nothing_of_the_guest() {
     let dir = tempfile::tempdir().unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = closed.local_addr().unwrap().port();
-    drop(closed);
+    // A socket that does not listen: nobody else gets its port as long as it is there.
+    let holder = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    rustix::net::bind(&holder, &any).unwrap();
+    let closed = SocketAddr::try_from(rustix::net::getsockname(&holder).unwrap()).unwrap();
+    let port = closed.port();
     let path = dir.path().join("nobody");
     for (uri, error) in [
         (

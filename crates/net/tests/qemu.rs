@@ -10,7 +10,7 @@ use net::stream::{Stream, StreamAddress, StreamSource};
 use net::user::{LeaseNames, Plan, Subnet, UserNet};
 use net::{FRAME_BYTES_MAX, Netdev};
 use std::io::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use virtio::IoBuffer;
@@ -109,8 +109,9 @@ fn arp_for_the_gateway() -> Vec<u8> {
     frame([0xff; 6], 0x0806, &arp)
 }
 
+/// A message of this kind. Each kind is a transaction of its own, so that a late answer to one is none to the next.
 fn dhcp(kind: u8, options: &[u8]) -> Vec<u8> {
-    let mut message = vec![1, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef];
+    let mut message = vec![1, 1, 6, 0, 0xde, 0xad, 0xbe, kind];
     message.resize(28, 0);
     message.extend(GUEST);
     message.resize(236, 0);
@@ -132,9 +133,22 @@ fn ping_the_gateway() -> Vec<u8> {
     frame([0x52, 0x55, 10, 0, 2, 2], 0x0800, &packet)
 }
 
-/// Asks until there is an answer of the same protocol: a peer takes a while to be there, and is not to be asked in vain.
+/// Whether a frame answers a question: it is of the same protocol, and of the same transaction where there is one.
+fn answers(frame: &[u8], question: &[u8]) -> bool {
+    const ARP: [u8; 2] = [8, 6];
+    const UDP: u8 = 17;
+    let transaction = 14 + 20 + 8 + 4..14 + 20 + 8 + 8;
+    frame[12..14] == question[12..14]
+        && (frame[12..14] == ARP
+            || frame[23] == question[23]
+                && (frame[23] != UDP
+                    || frame.get(transaction.clone()) == question.get(transaction)))
+}
+
+/// Asks until there is an answer: a peer takes a while to be there, and is not to be asked in vain.
 fn ask(netdev: &dyn Netdev, question: &[u8]) -> Vec<u8> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         let mut copy = question.to_vec();
         netdev.send(0, &[IoBuffer::of_bytes(&mut copy)]).unwrap();
@@ -142,7 +156,7 @@ fn ask(netdev: &dyn Netdev, question: &[u8]) -> Vec<u8> {
             return answer;
         }
     }
-    panic!("no answer within 20 s: {}", netdev.describe());
+    panic!("no answer within {PATIENCE:?}: {}", netdev.describe());
 }
 
 fn answer(netdev: &dyn Netdev, question: &[u8]) -> Option<Vec<u8>> {
@@ -155,8 +169,7 @@ fn answer(netdev: &dyn Netdev, question: &[u8]) -> Option<Vec<u8>> {
     loop {
         while let Ok(Some(bytes)) = netdev.recv(0, &[IoBuffer::of_bytes(&mut room)]) {
             let frame = &room[..bytes];
-            let same_kind = frame[12..14] == question[12..14];
-            if same_kind && (frame[12..14] == [8, 6] || frame[23] == question[23]) {
+            if answers(frame, question) {
                 return Some(frame.to_vec());
             }
         }
@@ -226,9 +239,11 @@ fn ours() -> Vec<Vec<String>> {
     play(&UserNet::new(plan).unwrap())
 }
 
-fn free_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+/// An address of this host that no other process takes: ports that are free a moment later too.
+fn own_address() -> IpAddr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    // A process's number has 22 bits; 127.0.x.x is everybody's.
+    Ipv4Addr::new(127, 0x80 | high, middle, low).into()
 }
 
 #[test]
@@ -236,14 +251,14 @@ fn over_udp() {
     if !there_is_a_qemu() {
         return;
     }
-    let (here, there) = (free_port(), free_port());
-    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let (here, there, address) = (4444, 4445, own_address());
+    let at = |port: u16| SocketAddr::from((address, port));
     let ours_is = ours();
     for qemus in [
         format!(
-            "dgram,local.type=inet,local.host=127.0.0.1,local.port={there},remote.type=inet,remote.host=127.0.0.1,remote.port={here}"
+            "dgram,local.type=inet,local.host={address},local.port={there},remote.type=inet,remote.host={address},remote.port={here}"
         ),
-        format!("socket,udp=127.0.0.1:{here},localaddr=127.0.0.1:{there}"),
+        format!("socket,udp={address}:{here},localaddr={address}:{there}"),
     ] {
         let socket = Datagrams::udp(at(here), at(there), "dgram").unwrap();
         let _qemu = Qemu::with(&qemus);

@@ -13,14 +13,23 @@ use net::announce::rarp;
 use net::steer::{Outcome, Report, Steering, Wanted};
 use net::tap::{Script, Tap, TapConfig, VNET_HEADER_BYTES};
 use netns::{eventually, in_namespace, sh};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x6f, 0x55, 0xcc];
 const MAC_TEXT: &str = "52:54:00:6f:55:cc";
 const WHY: &str = "a test";
 const VF: &str = "0000:01:10.0";
 
+/// The kernel has a queue of incoming frames for each processor: what one thread sends stays in its order only on one.
+fn stay_on_one_processor() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    sched_setaffinity(None, &here).unwrap();
+}
+
 /// A host: bridge br0 with the tap tap0 and the PF pf0, whose other end is wire0.
 fn host() -> Tap {
+    stay_on_one_processor();
     sh("ip link add br0 type bridge");
     sh("ip link add pf0 type veth peer name wire0");
     sh("ip tuntap add dev tap0 mode tap");

@@ -89,10 +89,12 @@ fn a_client_connects_again_when_told_to() {
 
 #[test]
 fn a_client_that_finds_nobody_says_so_and_the_guest_does_not_block() {
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // A socket that does not listen: nobody else gets its port as long as it is there.
+    let holder = new_socket(AddressFamily::INET).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    rustix::net::bind(&holder, &any).unwrap();
+    let closed = rustix::net::getsockname(&holder).unwrap();
+    let closed = SocketAddr::try_from(closed).unwrap();
     let source = StreamSource::Connect {
         address: inet(closed.port()),
         reconnect: None,
