@@ -112,7 +112,7 @@ fn on_the_target_before_it_has_spoken_there_and_every_nic() {
         incoming: true,
         ..Wanted::default()
     };
-    let mut target = Host::start(&folder.path().join("target"), &incoming);
+    let mut target = source.start_beside(&folder.path().join("target"), &incoming);
     source.migrate(&mut target, &folder.path().join("move"));
     let [standby, _, plain] = pass(&mut target);
     let text = steering(&target);

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../net/tests/netns/mod.rs"]
-mod netns;
 mod pair;
 
 use guest_model::{Act, Moment};
 use machine::MachineEvent;
 use machine::inspect::{Inspect, NoteView, PairView, Path as Way, Phase};
 use migration::{Capability, Info, ParametersUpdate, State, UnplugPolicy};
-use pair::{Host, Wanted};
+use pair::{Host, Wanted, netns};
 use std::path::Path;
 use std::time::Duration;
 

@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../net/tests/netns/mod.rs"]
-mod netns;
 mod pair;
 
 use machine::MachineEvent;
 use machine::inspect::{Inspect, Path as Way};
 use net::announce::{gratuitous_arp, rarp};
 use net::tap::{Script, Tap, TapConfig, VNET_HEADER_BYTES};
-use netns::{eventually, in_namespace, sh};
+use pair::netns::{eventually, in_namespace, sh};
 use pair::{Host, MAC, Wanted};
 use std::fs::File;
 use std::io::Read;

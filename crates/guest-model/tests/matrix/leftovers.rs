@@ -8,7 +8,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// A thread ends when it ends; no one can be asked to tell.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Gives this thread, and those it starts from now on, open files of their own: others come and go with the tests that
 /// run at the same time.

@@ -1,17 +1,26 @@
-//! A machine with a pair in this process, and the model guest that uses it; time passes when a test says so.
+//! A machine with a pair in this process, and the model guest that uses it; time passes when a test says so, and nothing
+//! else is under way.
 #![allow(dead_code)] // each test program uses its part
+
+#[path = "../stage/crew.rs"]
+#[allow(unreachable_pub)] // as it is for a stage
+mod crew;
+#[path = "../../../net/tests/netns/mod.rs"]
+pub(crate) mod netns;
 
 use config::vm::{Accel, DeviceConfig, Incoming, NetdevConfig, VmConfig};
 use config::{Options, Source};
+use crew::Crew;
 use guest_model::*;
 use machine::clock::ManualClock;
 use machine::in_process::InProcess;
 use machine::inspect::{Inspect, Path as Way};
 use machine::{Control, MachineEvent, MachineListener};
 use migration::Capability;
+use netns::PATIENCE;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -56,6 +65,7 @@ pub(crate) struct Host {
     pub(crate) guest: Option<Guest>,
     pub(crate) now: Duration,
     machine: Option<InProcess>,
+    crew: Rc<Crew>,
 }
 
 fn device(text: &str) -> DeviceConfig {
@@ -67,6 +77,17 @@ impl Host {
     /// A machine that runs, without a guest.
     pub(crate) fn start(folder: &Path, wanted: &Wanted<'_>) -> Self {
         fs::create_dir_all(folder).unwrap();
+        let crew = Crew::gather(folder).unwrap();
+        Self::of(Rc::new(crew), folder, wanted)
+    }
+
+    /// Another one, on the same test's stage.
+    pub(crate) fn start_beside(&self, folder: &Path, wanted: &Wanted<'_>) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        Self::of(Rc::clone(&self.crew), folder, wanted)
+    }
+
+    fn of(crew: Rc<Crew>, folder: &Path, wanted: &Wanted<'_>) -> Self {
         let ends = ["standby", "primary", "plain"].map(|name| HostEnd::bind(folder, name).unwrap());
         let mut config = VmConfig {
             memory_bytes: 16 << 20,
@@ -90,11 +111,12 @@ impl Host {
                 .to_owned();
         standby += wanted.standby;
         if let Some(hook) = wanted.hook {
-            let program = folder.join("hook");
-            let here = folder.display();
-            fs::write(&program, format!("#!/bin/sh\nhere='{here}'\n{hook}\n")).unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-            standby += &format!(",failover-hook={}", program.display());
+            let program = netns::program(folder, "hook", hook);
+            let long = PATIENCE.as_millis();
+            standby += &format!(
+                ",failover-hook={},failover-hook-timeout={long}",
+                program.display()
+            );
         }
         for text in [
             "pcie-root-port,id=root0,bus=pcie.0,addr=0x1,chassis=1",
@@ -123,6 +145,7 @@ impl Host {
             guest: None,
             now: Duration::ZERO,
             machine: Some(machine),
+            crew,
         }
     }
 
@@ -140,8 +163,19 @@ impl Host {
         self.step_until("the primary", |host| host.way() == Way::Primary);
     }
 
+    /// Waits until no thread is at anything. A thread that does not get its turn on a busy host would see time pass that
+    /// it had no part in.
+    fn rest(&self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.crew.waits().unwrap() {
+            assert!(Instant::now() < end, "{:?}", self.crew.names());
+            std::thread::yield_now();
+        }
+    }
+
     /// Lets a moment pass.
     pub(crate) fn step(&mut self) {
+        self.rest();
         self.now += TICK;
         self.clock.advance(TICK);
         // What is due is done after each job: once the second was carried out, all of it is.
@@ -151,11 +185,10 @@ impl Host {
         if let Some(guest) = &mut self.guest {
             guest.step(&mut self.bus, self.now).unwrap();
         }
-        std::thread::yield_now();
     }
 
     pub(crate) fn step_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while !done(self) {
             assert!(Instant::now() < end, "waited in vain for: {what}");
             self.step();
@@ -164,7 +197,7 @@ impl Host {
 
     /// Waits without letting time pass.
     pub(crate) fn until_now(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while !done(self) {
             assert!(Instant::now() < end, "waited in vain for: {what}");
             std::thread::yield_now();
@@ -209,7 +242,7 @@ impl Host {
             self.bus.add(&machine.client, &machine.gate);
         }
         let mut states = Vec::new();
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         let was = |states: &[String], state| states.iter().any(|seen| seen == state);
         while !was(&states, "completed") {
             assert!(Instant::now() < end, "{states:?}");

@@ -177,7 +177,10 @@ impl Board {
         let tell = move |trouble| {
             control.post(move |board| board.steering_failed(trouble));
         };
-        let steering = match SteeringThread::start(wanted, PATIENCE, tell) {
+        // By a clock that a test moves nobody loses it: what the host's kernel takes is none of that clock's time.
+        let clock = self.control.host_clock();
+        let patience = clock.host_wait(PATIENCE).unwrap_or(Duration::MAX);
+        let steering = match SteeringThread::start(wanted, patience, tell) {
             Ok(steering) => Arc::new(steering),
             Err(error) => {
                 tracing::warn!(standby, %error, "the host's switch cannot be steered");

@@ -163,7 +163,8 @@ impl std::fmt::Debug for SteeringThread {
 }
 
 impl SteeringThread {
-    /// Begins with [`Steering::discover`]. Orders are waited for no longer than `patience`. `listener` is told what fails
+    /// Begins with [`Steering::discover`]. Orders are waited for no longer than `patience` ([`Duration::MAX`]: for
+    /// as long as it takes). `listener` is told what fails
     /// ([`Steering::on_trouble`]).
     ///
     /// # Errors
@@ -281,7 +282,8 @@ impl SteeringThread {
     pub fn finish(&self) {
         self.shared.queue().with_hook = true;
         // Twice, as it does itself: the program that runs now may just have begun.
-        self.end(self.patience + self.hook_limit.saturating_mul(2));
+        let hook = self.hook_limit.saturating_mul(2);
+        self.end(self.patience.saturating_add(hook));
     }
 
     fn give(&self, order: Order) -> (u64, bool) {
