@@ -31,9 +31,12 @@ fn on_both(scenario: impl Fn(&Program)) {
     }
 }
 
+/// What must happen has happened by then, however busy the host is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Looks again until `done` gives something: over a socket nobody tells of a message-signalled interrupt.
 fn until<T>(bus: &mut QtestBus, mut done: impl FnMut(&mut QtestBus) -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(result) = done(bus) {
             return result;
@@ -252,7 +255,7 @@ fn pair_moves(program: &Program, native: bool) {
     }
     for vmm in [&mut target, &mut source] {
         let ended = |event: &Event| event.data["status"] == "completed";
-        let ended = vmm.qmp.wait_event(Duration::from_secs(20), ended);
+        let ended = vmm.qmp.wait_event(PATIENCE, ended);
         let said = vmm.stderr().unwrap();
         assert!(
             matches!(ended, Ok(Some(_))),
@@ -325,7 +328,7 @@ fn a_killed_target_and_a_lost_client_leave_the_guest_its_primary() {
     source.qmp.hang_up().unwrap();
     let mut state = |wanted: &str| {
         let is = |event: &Event| event.data["status"] == wanted;
-        let came = other.wait_event(Duration::from_secs(20), is).unwrap();
+        let came = other.wait_event(PATIENCE, is).unwrap();
         assert!(came.is_some(), "{wanted}: {:?}", other.history());
     };
     // The guest has not looked yet.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Nothing here takes longer, however slow the host.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// Nothing here takes longer, however busy the host.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A conversation in lines.
 struct Lines {
@@ -169,7 +169,13 @@ impl Machine {
 
     /// Whether an event of this name came that nobody waited for. What happened before the last command is known.
     pub(crate) fn has_told(&mut self, name: &str) -> bool {
-        self.events.iter().any(|event| event["event"] == name)
+        self.told(name) > 0
+    }
+
+    /// How many of them came.
+    pub(crate) fn told(&self, name: &str) -> usize {
+        let named = self.events.iter().filter(|event| event["event"] == name);
+        named.count()
     }
 
     /// Changes parameters of migrations.
@@ -179,12 +185,14 @@ impl Machine {
 
     /// Asks for the status until it is `wanted`; on the way it may only be one of `others`.
     pub(crate) fn until(&mut self, wanted: &str, others: &[&str]) {
+        let end = Instant::now() + PATIENCE;
         loop {
             let status = self.status();
             if status == wanted {
                 return;
             }
             assert!(others.contains(&status.as_str()), "{status}, not {wanted}");
+            assert!(Instant::now() < end, "still {status}, not {wanted}");
         }
     }
 

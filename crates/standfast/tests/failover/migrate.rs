@@ -1,11 +1,11 @@
 //! Migration to a file and from it, and migrations that are broken off.
 
-use crate::client::Machine;
+use crate::client::{Machine, PATIENCE};
 use crate::pair::{PORTS, accept, add_primary, add_standby, expect};
 use crate::pci::Pci;
 use serde_json::json;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The eject register of the hotplug block; the selector is beyond it.
 pub(crate) const EJECT: &str = "outl 0xcc8 1";
@@ -35,6 +35,13 @@ pub(crate) fn incoming(machine: &mut Machine, file: &Path) {
         .qmp("migrate-incoming", json!({ "uri": uri }))
         .unwrap();
     while machine.event("MIGRATION")["status"] != "setup" {}
+}
+
+/// Has a migration stay where memory is sent, for as long as a test does something meanwhile: there is more of it than goes out
+/// in that time.
+pub(crate) fn dawdle(machine: &mut Machine) {
+    machine.command("memset 0x100000 0x800000 0x5a");
+    machine.set_parameters(json!({"max-bandwidth": 1024}));
 }
 
 /// A machine whose guest has both devices.
@@ -142,14 +149,13 @@ fn a_cancel_while_the_guest_is_waited_for_ends_when_it_ejects() {
 #[test]
 fn a_cancel_does_not_wait_for_a_guest_that_does_nothing_and_a_late_eject_deletes_nothing() {
     let mut machine = plugged();
+    // Nothing but the cancel ends the wait.
+    machine.set_parameters(json!({"failover-unplug-timeout": 600_000}));
     let file = machine.folder.path().join("stream");
     migrate(&mut machine, &file);
     machine.until("wait-unplug", &["setup"]);
-    let asked = Instant::now();
     machine.qmp("migrate_cancel", json!({})).unwrap();
     machine.until("cancelled", &["cancelling"]);
-    // 80 ms, and what a busy host adds.
-    assert!(asked.elapsed() < Duration::from_secs(1));
     expect(&mut machine, &["standby0", "primary0"], &[]);
     // The guest follows the request that was taken back: it gets its primary again at once.
     machine.command(EJECT);
@@ -167,6 +173,7 @@ fn a_cancel_does_not_wait_for_a_guest_that_does_nothing_and_a_late_eject_deletes
 #[test]
 fn a_cancel_while_memory_is_sent_brings_the_primary_back() {
     let mut machine = plugged();
+    dawdle(&mut machine);
     let file = machine.folder.path().join("stream");
     migrate(&mut machine, &file);
     machine.event("UNPLUG_PRIMARY");
@@ -224,7 +231,9 @@ fn an_incoming_command_is_given_on_the_command_line() {
     // One word for the program, as options are split at white space here.
     let copy = format!("{PORTS} -incoming exec:cat<{}", file.display());
     let target = &mut Machine::start(&copy);
+    let end = Instant::now() + PATIENCE;
     loop {
+        assert!(Instant::now() < end, "it does not run");
         if target.qmp("query-status", json!({})).unwrap()["status"] == "running" {
             break;
         }

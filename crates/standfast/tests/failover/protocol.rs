@@ -1,13 +1,13 @@
 //! The socket itself: what is said there, who may say it, and how fast it is.
 
-use crate::client::{Machine, program};
+use crate::client::{Machine, PATIENCE, program};
 use crate::pair::PORTS;
 use crate::pci::Pci;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A VMM that listens; killed when it is dropped.
 struct Vmm(Child, UnixStream);
@@ -24,12 +24,10 @@ impl Vmm {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let end = Instant::now() + Duration::from_secs(25);
+        let end = Instant::now() + PATIENCE;
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
-                stream
-                    .set_read_timeout(Some(Duration::from_secs(25)))
-                    .unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 return Self(child, stream);
             }
             assert!(Instant::now() < end, "nobody listens");
@@ -76,9 +74,7 @@ fn hostile_lines_are_answered_and_end_nothing() {
     assert_eq!(answers[1], "OK little");
     vmm.1.write_all(b"half a li").unwrap();
     let again = UnixStream::connect(folder.path().join("qtest")).unwrap();
-    again
-        .set_read_timeout(Some(Duration::from_secs(25)))
-        .unwrap();
+    again.set_read_timeout(Some(PATIENCE)).unwrap();
     drop(std::mem::replace(&mut vmm.1, again));
     assert_eq!(vmm.talk(b"endianness\n", 1), ["OK little"]);
 }

@@ -77,7 +77,7 @@ fn a_paused_guest_is_refused_and_told_before() {
 fn a_paused_guest_is_waited_for_where_that_is_asked() {
     let mut machine = plugged();
     machine.set_parameters(json!({
-        "failover-unplug-timeout": 20_000, "failover-when-paused": "wait"
+        "failover-unplug-timeout": 600_000, "failover-when-paused": "wait"
     }));
     machine.qmp("stop", json!({})).unwrap();
     assert_eq!(machine.pair()["blockers"], json!([]));

@@ -1,12 +1,13 @@
 //! `-failover-report` and `query-failover-report`, on a source and on a target.
 
 use std::path::Path;
+use std::time::Instant;
 
 use report::{Document, LaneKind, Recording};
 use serde_json::json;
 
-use crate::client::Machine;
-use crate::migrate::{EJECT, completed, incoming, migrate, tell_states};
+use crate::client::{Machine, PATIENCE};
+use crate::migrate::{EJECT, completed, dawdle, incoming, migrate, tell_states};
 use crate::pair::{PORTS, accept, add_primary, add_standby, expect};
 use crate::pci::Pci;
 
@@ -43,6 +44,7 @@ fn both_sides_of_a_migration_have_their_report() {
     expect(&mut source, &["standby0", "primary0"], &[]);
     let file = source.folder.path().join("stream");
     tell_states(&mut source);
+    dawdle(&mut source);
     migrate(&mut source, &file);
     assert_eq!(source.event("UNPLUG_PRIMARY")["device-id"], "primary0");
     source.until("wait-unplug", &["setup"]);
@@ -50,6 +52,11 @@ fn both_sides_of_a_migration_have_their_report() {
     let now = under_way.recordings.first().unwrap();
     assert_eq!((now.outcome.as_str(), now.good), ("wait-unplug", None));
     source.command(EJECT);
+    let end = Instant::now() + PATIENCE;
+    while asked(&mut source).recordings[0].samples.is_empty() {
+        assert!(Instant::now() < end, "memory's rate is not sampled");
+    }
+    source.set_parameters(json!({"max-bandwidth": 0}));
     completed(&mut source);
 
     let document = asked(&mut source);
@@ -68,7 +75,7 @@ fn both_sides_of_a_migration_have_their_report() {
     );
     assert_eq!(values(left, LaneKind::Path).last(), Some(&"standby"));
     assert!(left.events.iter().any(|e| e.name == "UNPLUG_PRIMARY"));
-    assert!(!left.samples.is_empty(), "memory's rate was sampled");
+    assert!(!left.samples.is_empty(), "the samples stay");
 
     let mut target = reporting(folder.path(), "target.json", "-incoming defer");
     Pci::set_up(&mut target, 2);

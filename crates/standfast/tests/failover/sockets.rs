@@ -6,11 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use crate::client::program;
-
-const PATIENCE: Duration = Duration::from_secs(25);
+use crate::client::{PATIENCE, program};
 
 /// The program with these options; killed when it is dropped.
 struct Vmm(Child);
