@@ -20,7 +20,7 @@ use crate::qmp::Qmp;
 use crate::transcript::{Entry, Transcript};
 
 /// Whoever waits longer has found a bug, or a machine that is far too busy.
-pub const PATIENCE: Duration = Duration::from_secs(25);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a process does first.
 enum Sign {

@@ -159,7 +159,7 @@ pub(super) const SLOW: &[Scenario] = &[row!(
     |stage| {
         waiting(stage)?
             .set_off("migrate_cancel", Value::Null)?
-            .wait_within("MIGRATION cancelled", Duration::from_secs(45))?
+            .wait_within("MIGRATION cancelled", Duration::from_secs(90))?
             .look()?
             .finish()
     },

@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a VMM may take to connect to its sockets, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which program, and how it is started so that no CPU of its own runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

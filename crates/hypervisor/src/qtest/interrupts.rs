@@ -297,7 +297,7 @@ mod tests {
         vectors[0].program(Some(MESSAGE)).unwrap();
         theirs.write(1).unwrap();
         assert_eq!(
-            heard.recv_timeout(Duration::from_secs(20)).unwrap(),
+            heard.recv_timeout(Duration::from_secs(60)).unwrap(),
             "0x4000"
         );
     }

@@ -268,7 +268,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || serve(File::from(OwnedFd::from(theirs))));
         let mut channel = Channel::over(ours, tempfile::tempfile().unwrap());
-        channel.greet(Duration::from_secs(20)).unwrap();
+        channel.greet(Duration::from_secs(60)).unwrap();
         channel
     }
 
@@ -330,7 +330,7 @@ mod tests {
             }
             thread::yield_now();
         };
-        channel.greet(Duration::from_secs(20)).unwrap();
+        channel.greet(Duration::from_secs(60)).unwrap();
         // The kill is sent before the greeting is answered; the reaping may take a moment more.
         while fs::exists(format!("/proc/{pid}")).unwrap() {
             thread::yield_now();

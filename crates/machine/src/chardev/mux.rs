@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn shown(outbox: &Outbox, what: &str) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !String::from_utf8_lossy(&outbox.peek()).contains(what) {
             assert!(
                 std::time::Instant::now() < deadline,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A test that waits longer has found a bug.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Client {
     pub(crate) stream: UnixStream,

@@ -1,4 +1,4 @@
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
 use crate::{machine, qmp};
 use monitor::{Endpoint, EndpointError, Mode, Monitors};
 use serde_json::{Value, json};
@@ -79,9 +79,7 @@ fn tcp_and_several_monitors_at_once() {
         .iter()
         .map(|address| {
             let mut stream = TcpStream::connect(address).expect("it listens");
-            stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .expect("a socket");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
             stream
                 .write_all(br#"{"execute": "qmp_capabilities"}"#)
                 .expect("writes");
@@ -156,9 +154,7 @@ fn an_inherited_connection_and_a_client_of_ours() {
         .expect("threads");
     let (accepted, _) = listener.accept().expect("it connected");
     for mut stream in [theirs, accepted] {
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         let mut start = [0; 8];
         stream.read_exact(&mut start).expect("the greeting");
         assert_eq!(&start, b"{\"QMP\": ");

@@ -1,4 +1,4 @@
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
 use crate::{qmp, setup};
 use monitor::{Event, Mode};
 use proptest::prelude::*;
@@ -403,7 +403,7 @@ fn closing_sends_what_waits_and_removes_the_socket() {
     let mut setup = qmp();
     let mut client = Client::negotiated(&setup.socket);
     setup.machine.events.emit(Event::Powerdown);
-    setup.monitors.close(Duration::from_secs(5));
+    setup.monitors.close(PATIENCE);
     assert!(client.until_end().contains("POWERDOWN"));
     assert!(!setup.socket.exists());
 }

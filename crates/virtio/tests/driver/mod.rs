@@ -23,7 +23,7 @@ pub(crate) const VERSION_1: u64 = 1 << 32;
 pub(crate) const BAR4_AT: u64 = 0xc0_0000_0000;
 
 /// How long something may take that must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Structure {
@@ -290,7 +290,7 @@ pub(crate) fn wait_interrupt(host: &Host, vector: usize) {
     };
     // SAFETY: one valid pollfd.
     #[allow(unsafe_code)]
-    let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 60_000) };
     assert_eq!(ready, 1, "no interrupt of vector {vector}");
     fd.read().unwrap();
 }
