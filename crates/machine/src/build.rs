@@ -296,7 +296,7 @@ pub fn build(
     {
         let control = control.clone();
         let end = Box::new(move || control.post(|board| board.quit("host-ui")));
-        chardevs.push(Chardev::open(chardev, end)?);
+        chardevs.push(Chardev::open(chardev, end, fds)?);
     }
     let mut io: Vec<(Range<u16>, Arc<dyn PortDevice>)> = Vec::new();
     let mut serials = Vec::new();

@@ -31,6 +31,7 @@ pub mod inspect;
 pub mod network;
 mod outgoing;
 pub mod pairs;
+pub mod passed;
 mod passthrough;
 mod primary_watch;
 pub mod qtest;

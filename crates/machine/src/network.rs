@@ -13,7 +13,7 @@ use net::hub::Hub;
 use net::tap::{Script, Tap};
 use net::user::{LeaseNames, Plan, Subnet, UserNet};
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use virtio::NetBackend;
 
@@ -24,6 +24,14 @@ pub trait FdSource {
     /// # Errors
     /// There is none.
     fn take(&self, name: &str) -> Result<OwnedFd, String>;
+
+    /// Another descriptor for one of the set `/dev/fdset/SET`, open for reading or for writing.
+    ///
+    /// # Errors
+    /// There is no such set, or it has none that is open so.
+    fn open_set(&self, set: i64, _write: bool) -> Result<OwnedFd, String> {
+        Err(format!("File descriptor set {set} not found"))
+    }
 }
 
 /// An open netdev.
@@ -43,28 +51,10 @@ pub struct Netdevs {
     hubs: HashMap<i32, Weak<Hub>>,
 }
 
-/// Takes over a descriptor that was passed to this process.
-#[allow(unsafe_code)]
-pub(crate) fn inherited(number: i32) -> Result<OwnedFd, String> {
-    // SAFETY: only asks for the descriptor's flags.
-    let open = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
-    if number < 0 || rustix::io::fcntl_getfd(open).is_err() {
-        return Err(format!(
-            "fd={number}: that descriptor is not open; pass it to this process"
-        ));
-    }
-    // It is this program's alone: a script or a hook that is run later must not hold it open.
-    if let Err(error) = rustix::io::fcntl_setfd(open, rustix::io::FdFlags::CLOEXEC) {
-        tracing::debug!(number, %error, "a descriptor stays open in programs that are run");
-    }
-    // SAFETY: it is open, and the user gave it to who asks for it here, who owns it from now on.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// The descriptor that a user names.
 pub(crate) fn resolve(fd: &FdRef, fds: &dyn FdSource) -> Result<OwnedFd, String> {
     match fd {
-        FdRef::Number(number) => inherited(*number),
+        FdRef::Number(number) => crate::passed::take(*number).map_err(|e| e.to_string()),
         FdRef::Name(name) => fds.take(name),
     }
 }

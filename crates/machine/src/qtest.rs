@@ -13,6 +13,7 @@ use crate::board::Board;
 use crate::chardev::{ChardevError, Endpoint};
 use crate::clock::ManualClock;
 use crate::control::Control;
+use crate::network::FdSource;
 use config::vm::{ChardevBackend, ChardevConfig, QtestLog};
 use hypervisor::qtest::{Client, MAX_LINE_BYTES, Pins, Protocol, Qtest};
 use hypervisor::{Accelerator, Bus, CpuEvent, CpuListener, Topology};
@@ -40,7 +41,11 @@ impl Server {
     ///
     /// # Errors
     /// The socket cannot be had.
-    pub fn open(chardev: &ChardevConfig, log: &QtestLog) -> Result<Self, ChardevError> {
+    pub fn open(
+        chardev: &ChardevConfig,
+        log: &QtestLog,
+        fds: &dyn FdSource,
+    ) -> Result<Self, ChardevError> {
         let failed = |reason: String| ChardevError {
             option: "-qtest".into(),
             reason: format!(
@@ -55,7 +60,7 @@ impl Server {
             return Err(failed("nobody can be at its other end".into()));
         }
         Ok(Self {
-            endpoint: Endpoint::open(&chardev.backend).map_err(failed)?,
+            endpoint: Endpoint::open(&chardev.backend, fds).map_err(failed)?,
             log: Arc::new(Log::open(log)),
         })
     }

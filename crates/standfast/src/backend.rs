@@ -23,6 +23,7 @@ use machine::{Board, Control, MachineError};
 use monitor::types::VersionTriple;
 use monitor::{Backend, Command, Identity, QmpError, Reply, Response};
 
+use crate::message;
 use crate::record::Recorder;
 
 /// The release of QEMU whose protocol is spoken.
@@ -70,7 +71,7 @@ impl MachineBackend {
 fn error(error: MachineError) -> QmpError {
     match error {
         MachineError::DeviceNotFound(id) => QmpError::device_not_found(&id),
-        other => QmpError::generic(other.to_string()),
+        other => QmpError::generic(message::one_line(&other.to_string())),
     }
 }
 

@@ -1,13 +1,11 @@
 //! Where monitors are to be reached, from the command line's character devices.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-
 use anyhow::{Context, bail};
 use config::vm::{
     ChardevBackend, ChardevConfig, FdRef, MachineKind, MonitorConfig, MonitorMode, SocketAddress,
     VmConfig,
 };
-use machine::Board;
+use machine::{Board, passed};
 use monitor::{Endpoint, Mode, OpenEndpoint};
 
 /// The language of a monitor.
@@ -25,7 +23,7 @@ pub fn mode(monitor: &MonitorConfig) -> Mode {
 /// # Errors
 /// The socket cannot be had, or the kind of device cannot carry a monitor.
 pub fn endpoint(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
-    open(chardev).with_context(|| chardev.text.clone())
+    open(chardev).with_context(|| format!("{} {}", chardev.option, chardev.text))
 }
 
 /// Opens what all monitors of a configuration listen on, but for those that the board opens since they may share it with its
@@ -72,6 +70,9 @@ fn is_shared(config: &VmConfig, chardev: &ChardevConfig) -> bool {
 }
 
 fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
+    if chardev.logfile.is_some() {
+        bail!("logfile= is for serial ports: of what a monitor says there is no copy");
+    }
     let endpoint = match &chardev.backend {
         ChardevBackend::Stdio { .. } => Endpoint::Stdio,
         ChardevBackend::Socket(socket) => match (&socket.address, socket.server) {
@@ -101,11 +102,11 @@ fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
                 port: *port,
             },
             (SocketAddress::Fd(FdRef::Number(number)), true) => Endpoint::ListeningFd {
-                fd: inherited(*number)?,
+                fd: passed::take(*number)?,
                 wait: socket.wait,
             },
             (SocketAddress::Fd(FdRef::Number(number)), false) => {
-                Endpoint::ConnectedFd(inherited(*number)?)
+                Endpoint::ConnectedFd(passed::take(*number)?)
             }
             (SocketAddress::Fd(FdRef::Name(name)), _) => {
                 bail!("fd={name}: give the number of an inherited file descriptor")
@@ -114,18 +115,4 @@ fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
         _ => bail!("a monitor needs a socket or stdio"),
     };
     Ok(endpoint.open()?)
-}
-
-/// Takes over a descriptor that was passed to this process.
-#[allow(unsafe_code)]
-fn inherited(number: i32) -> anyhow::Result<OwnedFd> {
-    // SAFETY: only asks for the descriptor's flags.
-    let open =
-        number >= 0 && rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok();
-    anyhow::ensure!(
-        open,
-        "fd={number}: that descriptor is not open; pass it to this process"
-    );
-    // SAFETY: it is open, and the user gave it to this monitor, which owns it from now on.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

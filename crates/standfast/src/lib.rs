@@ -18,6 +18,7 @@ pub mod docs;
 pub mod endpoints;
 pub mod events;
 pub mod log;
+pub mod message;
 pub mod metrics;
 pub mod pidfile;
 pub mod probe;

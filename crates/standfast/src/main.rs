@@ -8,9 +8,12 @@ use standfast::cli::{self, Invocation};
 use standfast::daemon::{self, Side};
 use standfast::pidfile::PidFile;
 use standfast::startup::Startup;
-use standfast::{log, run};
+use standfast::{log, message, run};
 
 fn main() -> ExitCode {
+    if let Err(error) = machine::passed::remember() {
+        return fail(&format!("/proc/self/fd: {error}"));
+    }
     let config = match cli::parse(std::env::args_os().skip(1)) {
         Ok(Invocation::Run(config)) => *config,
         Ok(Invocation::Print(text)) => return print(&text),
@@ -50,7 +53,7 @@ fn start(config: VmConfig, startup: Startup) -> ExitCode {
     }
     match run::run(config, startup) {
         Ok(status) => status,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&message::of(&error)),
     }
 }
 
@@ -64,11 +67,8 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// One line on standard error, status 1.
-fn fail(message: &str) -> ExitCode {
-    let line: String = message
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+fn fail(text: &str) -> ExitCode {
+    let line = message::one_line(text);
     let _ = writeln!(std::io::stderr(), "{}: {line}", log::program_name());
     ExitCode::FAILURE
 }

@@ -29,8 +29,9 @@ pub fn run(config: VmConfig, startup: Startup, goodbye: Duration) -> anyhow::Res
         end.clone(),
     ));
     let mut monitors = Monitors::new(identity(), backend.clone(), events.clone())?;
+    crate::run::add_fds(&config, monitors.fd_sets())?;
     let endpoints = open_monitors(&config)?;
-    if let Some(qtest) = crate::run::open_qtest(&config)? {
+    if let Some(qtest) = crate::run::open_qtest(&config, monitors.fd_sets())? {
         qtest.serve_nothing()?;
     }
     // Before anybody can ask: the first answer is as definite as the last.

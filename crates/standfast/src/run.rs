@@ -10,8 +10,8 @@ use anyhow::Context;
 use config::vm::{Accel, Incoming, MachineKind, VmConfig};
 use machine::clock::{Clocks, ManualClock};
 use machine::inspect::Inspect;
-use machine::{Board, Control, FdSource, control_with, qtest};
-use monitor::{EventSink, Monitors};
+use machine::{Board, Control, FdSource, control_with, passed, qtest};
+use monitor::{EventSink, FdSets, Monitors};
 
 use crate::backend::{MachineBackend, identity};
 use crate::endpoints::{open_monitors, shared_monitors};
@@ -23,15 +23,32 @@ use crate::startup::Startup;
 /// How long clients may take to read the last answers and events.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Descriptors named on the command line: there are none but inherited numbers.
-struct NoNames;
+/// What the command line can name: the sets of `-add-fd`.
+struct OnCommandLine<'a>(&'a FdSets);
 
-impl FdSource for NoNames {
+impl FdSource for OnCommandLine<'_> {
     fn take(&self, name: &str) -> Result<OwnedFd, String> {
         Err(format!(
             "fd={name}: on the command line, give the number of an inherited file descriptor"
         ))
     }
+
+    fn open_set(&self, set: i64, write: bool) -> Result<OwnedFd, String> {
+        self.0.open(set, write).map_err(|error| error.desc)
+    }
+}
+
+/// `-add-fd`: the descriptors go into their sets, for this program's paths and for monitors' clients.
+pub(crate) fn add_fds(config: &VmConfig, sets: &FdSets) -> anyhow::Result<()> {
+    for member in &config.fd_sets {
+        let added = passed::take(member.fd)
+            .map_err(anyhow::Error::from)
+            .and_then(|fd| {
+                Ok(sets.add(Some(member.set.into()), Some(fd), member.opaque.clone())?)
+            });
+        added.with_context(|| format!("-add-fd set={}", member.set))?;
+    }
+    Ok(())
 }
 
 /// Builds the machine and runs it until it ends.
@@ -56,14 +73,21 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     let backend = MachineBackend::new(control.clone(), &config, recorder.clone());
     let backend = Arc::new(backend);
     let mut monitors = Monitors::new(identity(), backend, events.clone())?;
+    add_fds(&config, monitors.fd_sets())?;
+    let sets = monitors.fd_sets().clone();
     let incoming = config.incoming.clone();
 
     // Monitors listen before the machine is built, so that a client that waits for the socket sees it early; what it asks
     // is answered once the control thread runs.
     let endpoints = open_monitors(&config)?;
-    let qtest_server = open_qtest(&config)?;
+    let qtest_server = open_qtest(&config, &sets)?;
     let forwarder = Box::new(EventForwarder::new(events, recorder.clone()));
-    let mut board = machine::build(config.clone(), control.clone(), forwarder, &NoNames)?;
+    let mut board = machine::build(
+        config.clone(),
+        control.clone(),
+        forwarder,
+        &OnCommandLine(&sets),
+    )?;
     let shared = shared_monitors(&config, &board)?;
     // As QEMU does, once nothing is wrong that would end the program.
     for warning in config.warnings() {
@@ -72,7 +96,7 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     board.power_up()?;
     if let Some(Incoming::Uri(uri)) = incoming {
         board
-            .migrate_incoming(&uri, true, &mut |_| None)
+            .migrate_incoming(&uri, true, &mut passed_as)
             .with_context(|| format!("-incoming {uri}"))?;
     }
     if let Some(server) = qtest_server {
@@ -100,6 +124,11 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
+/// The descriptor of an address `fd:N`.
+pub(crate) fn passed_as(number: &str) -> Option<OwnedFd> {
+    passed::take(number.parse().ok()?).ok()
+}
+
 /// What `-metrics` tells: taken on the control thread, as the answer to a query is.
 fn source(control: Control, recorder: Recorder) -> metrics::Source {
     Arc::new(move || {
@@ -123,14 +152,21 @@ fn snapshot(board: &Board, recorder: &Recorder) -> metrics::Snapshot {
 }
 
 /// Opens what the client of `-qtest` talks on.
-pub(crate) fn open_qtest(config: &VmConfig) -> anyhow::Result<Option<qtest::Server>> {
+pub(crate) fn open_qtest(
+    config: &VmConfig,
+    sets: &FdSets,
+) -> anyhow::Result<Option<qtest::Server>> {
     let Some(wanted) = &config.qtest else {
         return Ok(None);
     };
     let chardev = config.chardevs.iter().find(|c| c.id == wanted.chardev);
     let chardev =
         chardev.with_context(|| format!("-qtest: chardev \"{}\" not found", wanted.chardev))?;
-    Ok(Some(qtest::Server::open(chardev, &wanted.log)?))
+    Ok(Some(qtest::Server::open(
+        chardev,
+        &wanted.log,
+        &OnCommandLine(sets),
+    )?))
 }
 
 /// SIGTERM, SIGINT and SIGHUP end the machine in order.

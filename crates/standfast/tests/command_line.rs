@@ -421,7 +421,7 @@ fn one_line_for_each_wrong_command_line() {
         ),
         (
             "-serial stdio -monitor stdio",
-            "-chardev stdio: cannot use stdio by multiple character devices; share one by mux=on (mon:stdio)",
+            "-monitor stdio: cannot use stdio by multiple character devices; share one by mux=on (mon:stdio)",
         ),
         (
             "-qmp bogus",
@@ -519,6 +519,67 @@ fn the_program_says_one_line_and_leaves_with_1() {
             "{line} left something behind"
         );
     }
+}
+
+#[test]
+fn what_the_host_refuses_is_told_with_its_option_and_once() {
+    let cases = [
+        (
+            "-serial file:/no/x",
+            "-serial file:/no/x: /no/x: No such file or directory",
+        ),
+        (
+            "-serial unix:/no/x,server=on,wait=off",
+            "-serial unix:/no/x,server=on,wait=off: Failed to bind socket to /no/x: No such file or directory",
+        ),
+        (
+            "-qmp unix:/no/x,server=on,wait=off",
+            "-qmp unix:/no/x,server=on,wait=off: monitor: cannot listen on 'unix:/no/x': No such file or directory",
+        ),
+        (
+            "-chardev socket,id=m,path=/no/x -mon m",
+            "-chardev socket,id=m,path=/no/x: monitor: cannot connect to 'unix:/no/x': No such file or directory",
+        ),
+        (
+            "-serial stdio -monitor stdio",
+            "-monitor stdio: cannot use stdio by multiple character devices; share one by mux=on (mon:stdio)",
+        ),
+        (
+            "-object memory-backend-file,id=m,size=128M,mem-path=/no/x -M memory-backend=m",
+            "-m: guest RAM 'm': cannot open /no/x: No such file or directory",
+        ),
+        (
+            "-netdev tap,id=n,script=no,downscript=no",
+            "-netdev tap,id=n,script=no,downscript=no: give the tap's name (ifname=), or a script that connects a new one (script=FILE)",
+        ),
+        (
+            "-add-fd set=1,fd=333",
+            "-add-fd set=1: fd=333: that descriptor is not open; pass it to this process",
+        ),
+    ];
+    for (line, message) in cases {
+        let output = program(&format!(
+            "-M q35 -accel qtest -nodefaults -display none {line}"
+        ));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!("standfast: {message}\n")
+        );
+        assert_eq!(output.status.code(), Some(1), "{line}");
+    }
+}
+
+#[test]
+fn the_link_to_a_terminal_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("console");
+    let line = format!(
+        "-M q35 -accel qtest -nodefaults -display none -chardev pty,id=c,path={} -device vfio-pci,host=ff:1f.7",
+        link.display()
+    );
+    let output = program(&line);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(link.symlink_metadata().is_err());
 }
 
 #[test]

@@ -15,7 +15,9 @@ pub struct ChardevConfig {
     pub logfile: Option<PathBuf>,
     /// `logappend=`: append to the log file.
     pub logappend: bool,
-    /// The option (`-chardev`, `-serial`, `-qmp` ...) with its argument, as the user wrote it: for messages.
+    /// The option that asked for it (`-chardev`, `-serial`, `-qmp` ...): for messages.
+    pub option: &'static str,
+    /// Its argument, as the user wrote it.
     pub text: String,
 }
 

@@ -120,6 +120,7 @@ impl ChardevConfig {
             mux,
             logfile,
             logappend,
+            option: "-chardev",
             text,
         })
     }

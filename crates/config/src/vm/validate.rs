@@ -252,7 +252,7 @@ impl VmConfig {
             let error = Error::other(
                 "cannot use stdio by multiple character devices; share one by mux=on (mon:stdio)",
             );
-            return Err(OptionError::new("-chardev", &second.text, error));
+            return Err(OptionError::new(second.option, &second.text, error));
         }
         if !self.machine.accel.is_empty() && !self.machine.machine_accel.is_empty() {
             let error = Error::other("The -accel and \"-machine accel=\" options are incompatible");

@@ -1,10 +1,11 @@
 //! What is behind a character device.
 
+use super::file;
+use crate::network::FdSource;
 use config::vm::{ChardevBackend, FdRef, SocketAddress, SocketConfig};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +29,8 @@ pub(crate) struct Endpoint {
     filename: String,
     /// A connection made while opening: the first of a server that waits, or the only one.
     first: Mutex<Option<Connection>>,
+    /// The symbolic link to a pseudo-terminal of ours.
+    link: Option<(PathBuf, PathBuf)>,
 }
 
 fn unix_pair(stream: UnixStream) -> io::Result<Connection> {
@@ -47,7 +50,7 @@ fn file_pair(file: File) -> io::Result<Connection> {
 }
 
 impl Endpoint {
-    pub(crate) fn open(backend: &ChardevBackend) -> Result<Self, String> {
+    pub(crate) fn open(backend: &ChardevBackend, fds: &dyn FdSource) -> Result<Self, String> {
         match backend {
             ChardevBackend::Socket(socket) => Self::open_socket(socket),
             ChardevBackend::Stdio { .. } => Ok(Self::once(
@@ -59,20 +62,11 @@ impl Endpoint {
                 append,
                 input_path,
             } => {
-                let mut options = OpenOptions::new();
-                options
-                    .create(true)
-                    .append(*append)
-                    .write(true)
-                    .truncate(!*append);
-                let output = options
-                    .open(path)
-                    .map_err(|e| format!("{}: {e}", path.display()))?;
+                let output = file::create(path, *append, fds)?;
                 let input = input_path
-                    .as_ref()
-                    .map(File::open)
-                    .transpose()
-                    .map_err(|e| e.to_string())?;
+                    .as_deref()
+                    .map(|path| file::open(path, fds))
+                    .transpose()?;
                 let input: Input = input.map(|f| Box::new(f) as Box<dyn Read + Send>);
                 Ok(Self::once("file", (input, Box::new(output))))
             }
@@ -87,6 +81,7 @@ impl Endpoint {
             kind: Kind::Once,
             filename: filename.into(),
             first: Mutex::new(Some(connection)),
+            link: None,
         }
     }
 
@@ -126,7 +121,9 @@ impl Endpoint {
         }
         eprintln!("char device redirected to {name}");
         let connection = file_pair(File::from(master)).map_err(|e| e.to_string())?;
-        Ok(Self::once(&format!("pty:{name}"), connection))
+        let mut endpoint = Self::once(&format!("pty:{name}"), connection);
+        endpoint.link = link.map(|link| (link.to_owned(), name.into()));
+        Ok(endpoint)
     }
 
     fn open_socket(socket: &SocketConfig) -> Result<Self, String> {
@@ -150,6 +147,7 @@ impl Endpoint {
                     kind,
                     filename: format!("disconnected:unix:{}{end}", path.display()),
                     first: Mutex::new(None),
+                    link: None,
                 }
                 .wait_if(socket.wait)
             }
@@ -170,6 +168,7 @@ impl Endpoint {
                         kind: Kind::Tcp(listener),
                         filename,
                         first: Mutex::new(None),
+                        link: None,
                     }
                     .wait_if(socket.wait);
                 }
@@ -182,7 +181,7 @@ impl Endpoint {
                 Err(format!("no file descriptor is named '{name}'"))
             }
             SocketAddress::Fd(FdRef::Number(number)) => {
-                let fd = inherited(*number)?;
+                let fd = crate::passed::take(*number).map_err(|e| e.to_string())?;
                 if socket.server {
                     let kind = Kind::Unix {
                         listener: UnixListener::from(fd),
@@ -192,6 +191,7 @@ impl Endpoint {
                         kind,
                         filename: format!("disconnected:fd:{number}"),
                         first: Mutex::new(None),
+                        link: None,
                     }
                     .wait_if(socket.wait);
                 }
@@ -231,7 +231,7 @@ impl Endpoint {
         }
     }
 
-    /// Removes a socket's file: nobody will be served there any more.
+    /// Removes a socket's file, or the link to a terminal: nobody will be served there any more.
     pub(crate) fn remove_file(&self) {
         if let Kind::Unix {
             path: Some(path), ..
@@ -239,6 +239,11 @@ impl Endpoint {
         {
             // Somebody may have removed it already.
             let _ = std::fs::remove_file(path);
+        }
+        if let Some((link, terminal)) = &self.link
+            && std::fs::read_link(link).is_ok_and(|to| to == *terminal)
+        {
+            let _ = std::fs::remove_file(link);
         }
     }
 
@@ -260,18 +265,4 @@ fn listen_unix(path: &Path) -> Result<UnixListener, String> {
         }
         other => other.map_err(failed),
     }
-}
-
-/// Takes over a descriptor that was passed to this process.
-#[allow(unsafe_code)]
-fn inherited(number: i32) -> Result<OwnedFd, String> {
-    // SAFETY: only asks for the descriptor's flags.
-    let open = unsafe { rustix::fd::BorrowedFd::borrow_raw(number.max(0)) };
-    if number < 0 || rustix::io::fcntl_getfd(open).is_err() {
-        return Err(format!(
-            "file descriptor {number} is not open: pass it to this process"
-        ));
-    }
-    // SAFETY: the descriptor is open, and the user gave it to this device, which owns it from now on.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

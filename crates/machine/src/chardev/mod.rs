@@ -8,10 +8,12 @@
 //! wire. Towards the guest nothing is lost: the reader waits for room in the UART.
 
 pub(crate) mod endpoint;
+mod file;
 mod mux;
 mod outbox;
 mod terminal;
 
+use crate::network::FdSource;
 use config::vm::{ChardevBackend, ChardevConfig};
 pub(crate) use endpoint::Endpoint;
 use mux::Mux;
@@ -49,25 +51,38 @@ pub struct Chardev {
     receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>>,
     endpoint: Option<Arc<Endpoint>>,
     mux: Option<Arc<Mux>>,
+    /// `logfile=`, and the number of its connection.
+    log: Option<(Arc<Outbox>, u64)>,
     _terminal: Option<RawTerminal>,
 }
 
 impl Chardev {
     /// Opens what `config` names and starts its threads. A server that waits (`wait=on`) blocks until its first
-    /// client is there. With `mux=on`, `end` is what Ctrl-A x does.
+    /// client is there. With `mux=on`, `end` is what Ctrl-A x does. `fds` has the sets that `/dev/fdset/N` names.
     ///
     /// # Errors
     /// The socket, file or terminal cannot be had.
     pub fn open(
         config: &ChardevConfig,
         end: Box<dyn Fn() + Send + Sync>,
+        fds: &dyn FdSource,
     ) -> Result<Self, ChardevError> {
         let failed = |reason: String| ChardevError {
-            option: config.text.clone(),
+            option: format!("{} {}", config.option, config.text),
             reason,
         };
         let outbox = Arc::new(Outbox::new());
         let receiver: Arc<Mutex<Option<Arc<dyn Receiver>>>> = Arc::default();
+        let log = match &config.logfile {
+            Some(path) => {
+                let output = file::create(path, config.logappend, fds).map_err(failed)?;
+                let log = Arc::new(Outbox::new());
+                let generation = log.attach(Box::new(output));
+                outbox.copy_to(Arc::clone(&log));
+                Some((log, generation))
+            }
+            None => None,
+        };
         if let ChardevBackend::Null = config.backend {
             outbox.swallow();
             let (id, filename) = (config.id.clone(), "null".into());
@@ -78,6 +93,7 @@ impl Chardev {
                 receiver,
                 endpoint: None,
                 mux: None,
+                log,
                 _terminal: None,
             });
         }
@@ -91,10 +107,11 @@ impl Chardev {
                 receiver,
                 endpoint: None,
                 mux: None,
+                log,
                 _terminal: None,
             });
         }
-        let endpoint = Arc::new(Endpoint::open(&config.backend).map_err(failed)?);
+        let endpoint = Arc::new(Endpoint::open(&config.backend, fds).map_err(failed)?);
         let filename = endpoint.filename();
         let terminal = match config.backend {
             ChardevBackend::Stdio { signal } => RawTerminal::stdin(signal),
@@ -122,6 +139,7 @@ impl Chardev {
             receiver,
             endpoint: Some(endpoint),
             mux,
+            log,
             _terminal: terminal,
         })
     }
@@ -177,6 +195,9 @@ impl Drop for Chardev {
         // The worker, which may wait for a client for ever, has a hold on the endpoint as well.
         if let Some(endpoint) = &self.endpoint {
             endpoint.remove_file();
+        }
+        if let Some((log, generation)) = &self.log {
+            log.detach(*generation);
         }
     }
 }

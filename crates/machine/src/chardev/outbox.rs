@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 /// More than this many bytes are not kept for a slow reader.
@@ -31,6 +31,8 @@ struct State {
 pub struct Outbox {
     state: Mutex<State>,
     changed: Condvar,
+    /// Gets a copy of all that is sent.
+    log: OnceLock<Arc<Outbox>>,
 }
 
 impl Outbox {
@@ -46,7 +48,13 @@ impl Outbox {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            log: OnceLock::new(),
         }
+    }
+
+    /// From now on `log` gets a copy of all that is sent, whether anybody takes it here or not. Once only.
+    pub(super) fn copy_to(&self, log: Arc<Outbox>) {
+        let _ = self.log.set(log);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,6 +127,9 @@ impl Outbox {
 
     /// Waits until all has been written or nobody is there to take it.
     pub(super) fn flush(&self) {
+        if let Some(log) = self.log.get() {
+            log.flush();
+        }
         let mut state = self.state();
         while state.connected && (state.writing || !state.bytes.is_empty()) {
             state = self
@@ -130,6 +141,9 @@ impl Outbox {
 
     /// Queues bytes; what there is no room for is lost.
     pub fn send(&self, bytes: &[u8]) {
+        if let Some(log) = self.log.get() {
+            log.send(bytes);
+        }
         let mut state = self.state();
         match state.keep {
             Keep::Nothing => return,
@@ -191,6 +205,22 @@ mod tests {
         let mut got = [0; 10];
         io::Read::read_exact(&mut &theirs, &mut got).unwrap();
         assert_eq!(&got, b"early late");
+    }
+
+    #[test]
+    fn a_copy_is_taken_of_what_nobody_reads() {
+        let (outbox, log) = (Outbox::new(), Arc::new(Outbox::new()));
+        outbox.swallow();
+        outbox.copy_to(Arc::clone(&log));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let generation = log.attach(Box::new(ours));
+        outbox.send(b"seen");
+        outbox.flush();
+        log.detach(generation);
+        let mut got = [0; 4];
+        io::Read::read_exact(&mut &theirs, &mut got).unwrap();
+        assert_eq!(&got, b"seen");
+        assert_eq!(outbox.peek(), b"");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub enum TapError {
         /// How many queue pairs it is to have.
         queues: u16,
     },
+    /// No name, and no script that would connect a new tap to anything.
+    #[error("give the tap's name (ifname=), or a script that connects a new one (script=FILE)")]
+    Nameless,
     /// Another process uses the tap.
     #[error("ifname={0}: in use by another process, or no queue is left")]
     Busy(String),

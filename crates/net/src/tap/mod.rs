@@ -161,9 +161,12 @@ impl Tap {
             _ => false,
         };
         if !exists && !may_create {
-            return Err(TapError::Missing {
-                name: wanted.to_owned(),
-                queues,
+            return Err(match name {
+                Some(name) => TapError::Missing {
+                    name: name.to_owned(),
+                    queues,
+                },
+                None => TapError::Nameless,
             });
         }
         let features = ioctl::features(first.as_fd()).map_err(TapError::NoDriver)?;

@@ -19,6 +19,10 @@ impl FdSource for Named<'_> {
     fn take(&self, name: &str) -> Result<OwnedFd, String> {
         self.0.take(name).map_err(|e| e.desc)
     }
+
+    fn open_set(&self, set: i64, write: bool) -> Result<OwnedFd, String> {
+        self.0.sets().open(set, write).map_err(|e| e.desc)
+    }
 }
 
 fn bad(error: config::Error) -> QmpError {

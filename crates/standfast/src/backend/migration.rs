@@ -72,7 +72,11 @@ fn address(
 }
 
 fn named(fds: &MonitorFds, name: &str) -> Option<OwnedFd> {
-    fds.take(name).ok()
+    // As of QEMU's: a name begins with no digit, and a number is that of a descriptor passed at the start.
+    match name.starts_with(|c: char| c.is_ascii_digit()) {
+        true => crate::run::passed_as(name),
+        false => fds.take(name).ok(),
+    }
 }
 
 pub(super) fn migrate(

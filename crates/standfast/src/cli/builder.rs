@@ -134,7 +134,7 @@ impl Builder {
         self.serials = index
             .checked_add(1)
             .ok_or_else(|| Error::other("too many serial ports"))?;
-        if let Some(chardev) = self.front_end(&format!("serial{index}"), argument)? {
+        if let Some(chardev) = self.front_end("-serial", &format!("serial{index}"), argument)? {
             self.config.serials.push(SerialConfig { index, chardev });
         }
         Ok(())
@@ -145,7 +145,12 @@ impl Builder {
         self.monitor_given = true;
         let id = format!("compat_monitor{}", self.qmp_monitors);
         self.qmp_monitors += 1;
-        if let Some(chardev) = self.front_end(&id, argument)? {
+        let option = match (mode, pretty) {
+            (MonitorMode::Readline, _) => "-monitor",
+            (MonitorMode::Control, false) => "-qmp",
+            (MonitorMode::Control, true) => "-qmp-pretty",
+        };
+        if let Some(chardev) = self.front_end(option, &id, argument)? {
             self.config.monitors.push(MonitorConfig {
                 id: Some(id),
                 chardev,
@@ -163,7 +168,7 @@ impl Builder {
         }
         let log = QtestLog::default();
         self.config.qtest = self
-            .front_end("qtest", argument)?
+            .front_end("-qtest", "qtest", argument)?
             .map(|chardev| QtestConfig { chardev, log });
         Ok(())
     }
@@ -179,14 +184,20 @@ impl Builder {
     }
 
     /// The character device behind a short form, made if it is one of its own.
-    fn front_end(&mut self, id: &str, argument: &str) -> Result<Option<String>, Error> {
+    fn front_end(
+        &mut self,
+        option: &'static str,
+        id: &str,
+        argument: &str,
+    ) -> Result<Option<String>, Error> {
         match ChardevConfig::from_shorthand(id, argument)? {
             Shorthand::None => Ok(None),
             Shorthand::Existing(id) => Ok(Some(id)),
             Shorthand::Own {
-                chardev,
+                mut chardev,
                 with_monitor,
             } => {
+                chardev.option = option;
                 let id = chardev.id.clone();
                 self.config.chardevs.push(chardev);
                 if with_monitor {

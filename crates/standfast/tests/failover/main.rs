@@ -6,6 +6,7 @@
 mod accelerators;
 mod back;
 mod client;
+mod descriptors;
 mod metrics;
 mod migrate;
 mod pair;
