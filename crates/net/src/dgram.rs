@@ -178,7 +178,7 @@ impl Netdev for Datagrams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{frame, receive, receive_soon, transmit};
+    use crate::testing::{frame, left_over_socket, receive, receive_soon, transmit};
 
     #[test]
     fn udp_carries_frames_both_ways_and_hears_only_its_peer() {
@@ -236,7 +236,7 @@ mod tests {
     fn the_socket_of_a_process_that_ended_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
-        drop(UnixDatagram::bind(&a).unwrap());
+        left_over_socket(&a);
         assert!(a.exists());
         assert!(Datagrams::unix(&a, &b).is_ok());
         std::fs::write(&b, "a file of somebody's").unwrap();

@@ -71,6 +71,13 @@ pub(crate) fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// The file of a socket whose process has ended. One that this process had would be open for a moment more in whatever
+/// another test starts in that moment.
+pub(crate) fn left_over_socket(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Socket, Mode::RWXU, 0).unwrap();
+}
+
 /// Whether something came for the NIC.
 pub(crate) fn wait_readable(backend: &dyn NetBackend) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -12,6 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What must happen has happened by then, however busy the host is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Where the guest is loaded and entered.
 const ENTRY: u32 = 0x10_0000;
 
@@ -117,7 +120,7 @@ impl Terminal {
 
     /// Before that the terminal itself would echo.
     fn wait_until_raw(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !self.is_raw() {
             assert!(Instant::now() < deadline, "the program does not start");
             self.read();
@@ -130,7 +133,7 @@ impl Terminal {
 
     /// Waits for `text`, and forgets everything up to its end.
     fn wait_for(&mut self, text: &str) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = find(&self.shown, text.as_bytes()) {
                 self.shown.drain(..at + text.len());

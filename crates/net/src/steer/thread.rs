@@ -329,6 +329,12 @@ impl SteeringThread {
         }
     }
 
+    /// From now on orders are waited for so long.
+    #[cfg(test)]
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// How many orders have not been begun.
     #[cfg(test)]
     pub(super) fn pending(&self) -> usize {

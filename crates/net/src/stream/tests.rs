@@ -1,7 +1,7 @@
 //! Real sockets at the other end, well-behaved and not.
 
 use super::*;
-use crate::testing::{frame, receive, receive_soon, transmit, try_transmit};
+use crate::testing::{frame, left_over_socket, receive, receive_soon, transmit, try_transmit};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -47,7 +47,7 @@ fn a_server_serves_one_peer_after_the_other_and_takes_its_file_along() {
     assert!(Stream::open("t", "stream", listen()).is_err(), "in use");
     drop(ours);
     assert!(!path.exists());
-    drop(UnixListener::bind(&path).unwrap());
+    left_over_socket(&path);
     assert!(Stream::open("s", "stream", listen()).is_ok(), "left over");
 }
 
