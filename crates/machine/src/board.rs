@@ -276,6 +276,12 @@ impl Board {
         }
     }
 
+    pub(crate) fn rtc_changed(&self) {
+        self.emit(MachineEvent::RtcChange {
+            offset_s: self.chipset.rtc.set_ahead_s(),
+        });
+    }
+
     /// Ends the program: `quit`, or a signal.
     pub fn quit(&mut self, reason: &'static str) {
         if self.exit.is_none() {

@@ -35,6 +35,7 @@ use pci::{
 };
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The PC's devices that are no PCI functions.
 pub(crate) struct Chipset {
@@ -176,7 +177,19 @@ fn rtc(base: RtcBase, control: &Control) -> Arc<Rtc> {
         RtcBase::LocalTime => local_offset_s(now()),
         RtcBase::At(moment) => moment - now(),
     };
-    Arc::new(Rtc::new(Arc::new(now), offset))
+    // A guest may set its clock as fast as it likes; what is told is where it stands when the control thread gets to it.
+    let told = Arc::new(AtomicBool::new(true));
+    let control = control.clone();
+    let changed = move || {
+        if told.swap(false, Ordering::AcqRel) {
+            let told = Arc::clone(&told);
+            control.post(move |board| {
+                told.store(true, Ordering::Release);
+                board.rtc_changed();
+            });
+        }
+    };
+    Arc::new(Rtc::new(Arc::new(now), offset, Arc::new(changed)))
 }
 
 fn power_listener(control: &Control) -> PowerListener {

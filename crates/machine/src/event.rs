@@ -21,6 +21,11 @@ pub enum MachineEvent {
     },
     /// The power button was pressed.
     Powerdown,
+    /// The guest set its real-time clock.
+    RtcChange {
+        /// How far it is ahead of what `-rtc base=` says, in seconds.
+        offset_s: i64,
+    },
     /// A device is gone.
     DeviceDeleted {
         /// Its id, if it had one.

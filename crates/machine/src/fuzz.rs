@@ -32,11 +32,15 @@ struct Chipset {
 /// A day in 2026.
 const NOW_S: i64 = 1_790_000_000;
 
+fn clock(offset_s: i64) -> Rtc {
+    Rtc::new(Arc::new(|| NOW_S), offset_s, Arc::new(|| {}))
+}
+
 impl Chipset {
     fn new() -> Self {
         Self {
             serial: SerialPort::new(Arc::new(Line), Box::new(io::sink())),
-            rtc: Rtc::new(Arc::new(|| NOW_S), 0),
+            rtc: clock(0),
             power: Power::new(
                 Arc::new(Line),
                 Arc::new(|_| {}),
@@ -136,7 +140,7 @@ pub fn state_seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![of(1, vcpu), of(2, irqchip)];
     for offset_s in [0, i64::MAX, i64::MIN, -62_135_596_800] {
         let chipset = Chipset::new();
-        let rtc = Rtc::new(Arc::new(|| NOW_S), offset_s).save();
+        let rtc = clock(offset_s).save();
         let mut seed = of(0, chipset.save_with(rtc));
         seed.extend(&guest);
         seeds.push(seed);

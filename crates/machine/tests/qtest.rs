@@ -109,6 +109,38 @@ fn the_guests_timer_counts_by_the_clock_that_was_handed_in() {
 }
 
 #[test]
+fn a_guest_that_sets_its_clock_is_told_of_once() {
+    let machine = Machine::start(&[]);
+    let write = |register: u8, byte: u8| {
+        machine.inner.client.port_write(0x70, &[register]);
+        machine.inner.client.port_write(0x71, &[byte]);
+    };
+    let hour = || {
+        machine.inner.client.port_write(0x70, &[4]);
+        let mut data = [0];
+        machine.inner.client.port_read(0x71, &mut data);
+        data[0]
+    };
+    // The clock is held, its hour is put forward or back by one, it goes on.
+    let (before, after) = match hour() {
+        0x23 => (0x23, 0x22),
+        nine if nine & 0xf == 9 => (nine, nine + 7),
+        other => (other, other + 1),
+    };
+    write(0x0b, 0x82);
+    write(0x04, before);
+    write(0x04, after);
+    write(0x0b, 0x02);
+    let one_hour = 3600 * if after > before { 1 } else { -1 };
+    // Everything posted before this has happened after it.
+    machine.inner.control.ask(|_| ()).unwrap();
+    let told: Vec<_> = machine.events.try_iter().collect();
+    let expected = MachineEvent::RtcChange { offset_s: one_hour };
+    assert_eq!(told, [expected]);
+    assert_eq!(hour(), after);
+}
+
+#[test]
 fn a_machine_that_ends_leaves_nobody_on_the_bus_and_no_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();

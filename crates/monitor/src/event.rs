@@ -103,7 +103,7 @@ events! {
     };
     /// The guest set its clock.
     "RTC_CHANGE" RtcChange {
-        /// Difference to the host's clock, in seconds.
+        /// How far it is ahead of what `-rtc base=` says, in seconds.
         offset_s: i64 = "offset",
         /// The clock's path in the object tree.
         qom_path: String = "qom-path",

@@ -49,6 +49,12 @@ pub fn identity() -> Identity {
     }
 }
 
+/// The path of a machine's real-time clock in the tree of objects: it is on the LPC bridge, which follows the vCPUs.
+pub fn rtc_path(config: &VmConfig) -> String {
+    let lpc = usize::try_from(config.smp.cpus).unwrap_or(usize::MAX);
+    format!("{}/rtc", cpus::path(lpc))
+}
+
 /// The machine as the monitors see it.
 pub struct MachineBackend {
     control: Control,

@@ -10,12 +10,17 @@ use crate::record::Recorder;
 pub struct EventForwarder {
     sink: EventSink,
     recorder: Recorder,
+    rtc_path: String,
 }
 
 impl EventForwarder {
-    /// To this sink and this record.
-    pub fn new(sink: EventSink, recorder: Recorder) -> Self {
-        Self { sink, recorder }
+    /// To this sink and this record, of a machine whose real-time clock has this path in the tree of objects.
+    pub fn new(sink: EventSink, recorder: Recorder, rtc_path: String) -> Self {
+        Self {
+            sink,
+            recorder,
+            rtc_path,
+        }
     }
 }
 
@@ -45,6 +50,10 @@ impl MachineListener for EventForwarder {
                 reason: cause(reason),
             },
             MachineEvent::Powerdown => Event::Powerdown,
+            MachineEvent::RtcChange { offset_s } => Event::RtcChange {
+                offset_s,
+                qom_path: self.rtc_path.clone(),
+            },
             MachineEvent::DeviceDeleted { id, path } => Event::DeviceDeleted { device: id, path },
             MachineEvent::UnplugGuestError { id, path } => Event::DeviceUnplugGuestError {
                 device: Some(id),

@@ -81,7 +81,11 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     // is answered once the control thread runs.
     let endpoints = open_monitors(&config)?;
     let qtest_server = open_qtest(&config, &sets)?;
-    let forwarder = Box::new(EventForwarder::new(events, recorder.clone()));
+    let forwarder = Box::new(EventForwarder::new(
+        events,
+        recorder.clone(),
+        crate::backend::rtc_path(&config),
+    ));
     let mut board = machine::build(
         config.clone(),
         control.clone(),

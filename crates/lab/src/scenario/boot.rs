@@ -7,12 +7,7 @@ use super::Bench;
 /// A guest with a plain virtio-net device boots, answers, and ends the VMM by powering off.
 pub fn boot(bench: &Bench) -> Result<()> {
     bench.site.steer(0, 0, true)?;
-    let mut config = bench.config("guest", 0)?;
-    for pair in &mut config.pairs {
-        pair.primary = None;
-        pair.failover = false;
-    }
-    let mut vm = bench.boot(config)?;
+    let mut vm = bench.boot(bench.plain_config("guest", 0)?)?;
     bench.reachable(0)?;
     ensure!(
         vm.state()?.links.len() == 1,

@@ -13,16 +13,6 @@ use crate::vm::{Config, Vm};
 const MEMORY_MIB: u32 = 192;
 const HUGE_PAGE_MIB: u32 = 2;
 
-/// A guest with one plain NIC.
-fn plain(bench: &Bench, name: &str, host: usize) -> Result<Config> {
-    let mut config = bench.config(name, host)?;
-    for pair in &mut config.pairs {
-        pair.primary = None;
-        pair.failover = false;
-    }
-    Ok(config)
-}
-
 /// Huge pages of the host set aside, and a file system of them; given back at the end.
 struct HugePages {
     mount: PathBuf,
@@ -80,7 +70,7 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 fn with_memory(bench: &Bench, name: &str, host: usize, backend: &str) -> Result<Config> {
-    let mut config = plain(bench, name, host)?;
+    let mut config = bench.plain_config(name, host)?;
     config.memory_mib = MEMORY_MIB;
     config.extra = vec![
         "-object".to_owned(),
@@ -128,7 +118,7 @@ pub fn memory_backends(bench: &Bench) -> Result<()> {
 
     let tmpfs = file("tmpfs-file", &folder) + ",share=on";
     let second = with_memory(bench, "file-on-tmpfs", 1, &tmpfs)?;
-    let second = moved(bench, first, second, 1)?;
+    let second = migrate::plain_step(bench, first, second, 1)?;
     ensure!(
         folder.join("tmpfs-file").metadata()?.len() == u64::from(MEMORY_MIB) << 20,
         "the file is not as long as the memory"
@@ -141,14 +131,14 @@ pub fn memory_backends(bench: &Bench) -> Result<()> {
 
     let hugetlbfs = file("huge-file", &huge.mount) + ",share=off,prealloc=on";
     let third = with_memory(bench, "file-on-hugetlbfs", 0, &hugetlbfs)?;
-    let third = moved(bench, second, third, 0)?;
+    let third = migrate::plain_step(bench, second, third, 0)?;
     ensure!(
         huge.free()? < per_machine,
         "no huge page is in use, with memory in a file of them"
     );
 
     let fourth = with_memory(bench, "ram", 1, "ram,prealloc=on")?;
-    let mut fourth = moved(bench, third, fourth, 1)?;
+    let mut fourth = migrate::plain_step(bench, third, fourth, 1)?;
     let resident = kib(&fourth, "Rss")?;
     ensure!(
         resident >= ram_kib,
@@ -160,18 +150,4 @@ pub fn memory_backends(bench: &Bench) -> Result<()> {
         fourth.said().trim()
     );
     Ok(())
-}
-
-/// Moves a guest, and checks that it answers.
-fn moved(bench: &Bench, mut source: Vm, mut config: Config, onto: usize) -> Result<Vm> {
-    let name = config.name.clone();
-    config.incoming = Some(bench.uri(onto)?);
-    let mut target = bench.start(config)?;
-    migrate::run(&mut source, &mut target, &bench.uri(onto)?)
-        .with_context(|| format!("to {name}"))?;
-    source.quit()?;
-    bench.reachable(0).with_context(|| format!("on {name}"))?;
-    // What is in memory is what was there: the guest answers by its agent, with its programs.
-    target.agent.shell("ip addr | grep -q 10.9.0.2")?;
-    Ok(target)
 }

@@ -121,6 +121,21 @@ pub fn step_by(
     Ok(target)
 }
 
+/// Moves a guest without a primary, and checks that it answers; returns the machine it ends in.
+pub fn plain_step(bench: &Bench, mut source: Vm, mut config: Config, onto: usize) -> Result<Vm> {
+    let name = config.name.clone();
+    config.incoming = Some(bench.uri(onto)?);
+    let mut target = bench.start(config)?;
+    let before = source.state()?;
+    run(&mut source, &mut target, &bench.uri(onto)?).with_context(|| format!("to {name}"))?;
+    source.quit()?;
+    bench.reachable(0).with_context(|| format!("on {name}"))?;
+    same_guest(&before, &target.state()?)?;
+    // What is in memory is what was there: the guest answers by its agent, with its programs.
+    target.agent.shell("ip addr | grep -q 10.9.0.2")?;
+    Ok(target)
+}
+
 /// To the other host and back, each time into a fresh process.
 pub fn there_and_back(bench: &Bench) -> Result<()> {
     let first = bench.boot_with_primary(bench.config("first", 0)?)?;

@@ -1,6 +1,7 @@
 //! Scenarios: what is done with guests, and what has to be true then.
 
 pub mod bad_input;
+pub mod board;
 pub mod boot;
 pub mod demo;
 pub mod faults;
@@ -106,7 +107,17 @@ impl Bench {
         })
     }
 
-    /// The same, with `count` pairs.
+    /// The same, with a plain virtio-net device instead of the pair.
+    pub fn plain_config(&self, name: &str, host: usize) -> Result<Config> {
+        let mut config = self.config(name, host)?;
+        for pair in &mut config.pairs {
+            pair.primary = None;
+            pair.failover = false;
+        }
+        Ok(config)
+    }
+
+    /// The same as [`Bench::config`], with `count` pairs.
     pub fn config_pairs(&self, name: &str, host: usize, count: usize) -> Result<Config> {
         let mut config = self.config(name, host)?;
         let place = self.host(host)?;
@@ -304,6 +315,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a guest boots, answers, reports its shutdown",
         primary: PrimaryKind::Vf,
         run: boot::boot,
+    },
+    Scenario {
+        name: "board",
+        about: "eight processors, a disk, random numbers, the clock, resets and the power button, here and on the other host",
+        primary: PrimaryKind::Vf,
+        run: board::board,
     },
     Scenario {
         name: "memory-backends",

@@ -15,6 +15,8 @@ const CENTURY: u8 = 0x32;
 const BINARY: u8 = 1 << 2;
 const HOURS_24: u8 = 1 << 1;
 const SET: u8 = 1 << 7;
+/// The registers of the time and the date.
+const TIME: [u8; 8] = [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, CENTURY];
 /// Two digits for the century and two for the year: no guest sets the clock farther from any host's, in seconds.
 const FARTHEST_S: u64 = 20_000 * 366 * 86_400;
 
@@ -76,11 +78,20 @@ pub struct Rtc {
     state: Mutex<RtcState>,
     /// Seconds since 1970 on the host.
     now_s: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// The offset it was built with, in seconds.
+    built_with_s: i64,
+    /// Told when the guest has set the clock.
+    changed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Rtc {
-    /// A clock that shows `now_s` plus `offset_s`; both in seconds since 1970.
-    pub fn new(now_s: Arc<dyn Fn() -> i64 + Send + Sync>, offset_s: i64) -> Self {
+    /// A clock that shows `now_s`, in seconds since 1970, plus `offset_s`, and calls `changed`, on the guest's thread and with
+    /// the clock locked, each time the guest has set it.
+    pub fn new(
+        now_s: Arc<dyn Fn() -> i64 + Send + Sync>,
+        offset_s: i64,
+        changed: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
         let mut memory = vec![0; 128];
         for (register, value) in [
             (REGISTER_A, 0x26),
@@ -98,7 +109,14 @@ impl Rtc {
                 offset_s,
             }),
             now_s,
+            built_with_s: offset_s,
+            changed,
         }
+    }
+
+    /// How far the guest has set the clock ahead of what it was built with, in seconds.
+    pub fn set_ahead_s(&self) -> i64 {
+        self.state().offset_s.saturating_sub(self.built_with_s)
     }
 
     fn state(&self) -> MutexGuard<'_, RtcState> {
@@ -147,6 +165,16 @@ impl Rtc {
         })
     }
 
+    /// The hour of the day that the memory of its register says.
+    fn hours(state: &RtcState) -> i64 {
+        let byte = Self::memory(state, 0x04);
+        if Self::memory(state, REGISTER_B) & HOURS_24 != 0 {
+            return Self::parse(state, byte).clamp(0, 23);
+        }
+        let twelve = Self::parse(state, byte & 0x7f).clamp(1, 12) % 12;
+        twelve + if byte & 0x80 != 0 { 12 } else { 0 }
+    }
+
     fn hour(state: &RtcState, hour: i64) -> u8 {
         if Self::memory(state, REGISTER_B) & HOURS_24 != 0 {
             return Self::format(state, hour);
@@ -155,18 +183,34 @@ impl Rtc {
         Self::format(state, twelve) | if hour >= 12 { 0x80 } else { 0 }
     }
 
-    fn read_register(&self, state: &RtcState) -> u8 {
-        let now = civil((self.now_s)().saturating_add(state.offset_s));
-        let time = now.second_of_day;
-        match state.index {
+    /// Whether the guest holds the clock in order to set it: the registers of the time are memory then.
+    fn is_held(state: &RtcState) -> bool {
+        Self::memory(state, REGISTER_B) & SET != 0
+    }
+
+    /// What a register of the time shows at a moment; `None` for the other registers.
+    fn shown(state: &RtcState, register: u8, at: Civil) -> Option<u8> {
+        let time = at.second_of_day;
+        Some(match register {
             0x00 => Self::format(state, time % 60),
             0x02 => Self::format(state, time / 60 % 60),
             0x04 => Self::hour(state, time / 3600),
-            0x06 => Self::format(state, now.weekday),
-            0x07 => Self::format(state, now.day),
-            0x08 => Self::format(state, now.month),
-            0x09 => Self::format(state, now.year),
-            CENTURY => Self::format(state, now.year / 100),
+            0x06 => Self::format(state, at.weekday),
+            0x07 => Self::format(state, at.day),
+            0x08 => Self::format(state, at.month),
+            0x09 => Self::format(state, at.year),
+            CENTURY => Self::format(state, at.year / 100),
+            _ => return None,
+        })
+    }
+
+    fn read_register(&self, state: &RtcState) -> u8 {
+        if !Self::is_held(state)
+            && let Some(shown) = Self::shown(state, state.index, self.civil(state))
+        {
+            return shown;
+        }
+        match state.index {
             // Never in the middle of an update: the time is computed when it is read.
             REGISTER_A => Self::memory(state, REGISTER_A) & 0x7f,
             REGISTER_C => 0,
@@ -174,59 +218,56 @@ impl Rtc {
         }
     }
 
-    fn write_register(&self, state: &mut RtcState, byte: u8) {
-        let host = (self.now_s)();
-        let now = civil(host.saturating_add(state.offset_s));
-        let (hour, minute, second) = (
-            now.second_of_day / 3600,
-            now.second_of_day / 60 % 60,
-            now.second_of_day % 60,
-        );
-        let given = Self::parse(state, byte);
-        let at = |year: i64, month: i64, day: i64, h: i64, m: i64, s: i64| {
-            seconds(
-                year,
-                month.clamp(1, 12),
-                day.clamp(1, 31),
-                h.clamp(0, 23) * 3600 + m.clamp(0, 59) * 60 + s.clamp(0, 59),
-            )
-        };
-        let new = match state.index {
-            0x00 => at(now.year, now.month, now.day, hour, minute, given),
-            0x02 => at(now.year, now.month, now.day, hour, given, second),
-            0x04 => at(now.year, now.month, now.day, given, minute, second),
-            0x07 => at(now.year, now.month, given, hour, minute, second),
-            0x08 => at(now.year, given, now.day, hour, minute, second),
-            0x09 => at(
-                now.year / 100 * 100 + given.clamp(0, 99),
-                now.month,
-                now.day,
-                hour,
-                minute,
-                second,
-            ),
-            CENTURY => at(
-                given.clamp(0, 99) * 100 + now.year % 100,
-                now.month,
-                now.day,
-                hour,
-                minute,
-                second,
-            ),
-            REGISTER_C | REGISTER_D => return,
-            register => {
-                let kept = if register == REGISTER_B {
-                    byte & !SET
-                } else {
-                    byte
-                };
-                if let Some(cell) = state.memory.get_mut(usize::from(register)) {
-                    *cell = kept;
-                }
-                return;
+    fn civil(&self, state: &RtcState) -> Civil {
+        civil((self.now_s)().saturating_add(state.offset_s))
+    }
+
+    /// Writes the time into the memory of its registers.
+    fn hold(&self, state: &mut RtcState) {
+        let now = self.civil(state);
+        for register in TIME {
+            if let (Some(shown), Some(cell)) = (
+                Self::shown(state, register, now),
+                state.memory.get_mut(usize::from(register)),
+            ) {
+                *cell = shown;
             }
-        };
-        state.offset_s = new - host;
+        }
+    }
+
+    /// The clock goes on from what the memory of its registers says.
+    fn release(&self, state: &mut RtcState) {
+        let number = |register| Self::parse(state, Self::memory(state, register));
+        let new = seconds(
+            number(CENTURY).clamp(0, 99) * 100 + number(0x09).clamp(0, 99),
+            number(0x08).clamp(1, 12),
+            number(0x07).clamp(1, 31),
+            Self::hours(state) * 3600 + number(0x02).clamp(0, 59) * 60 + number(0x00).clamp(0, 59),
+        );
+        let offset_s = new - (self.now_s)();
+        if state.offset_s != offset_s {
+            state.offset_s = offset_s;
+            (self.changed)();
+        }
+    }
+
+    fn write_register(&self, state: &mut RtcState, byte: u8) {
+        let register = state.index;
+        if matches!(register, REGISTER_C | REGISTER_D) {
+            return;
+        }
+        let was_held = Self::is_held(state);
+        let is_time = TIME.contains(&register);
+        // The form of the digits may change with register B, so the time is taken before.
+        if !was_held && (is_time || (register == REGISTER_B && byte & SET != 0)) {
+            self.hold(state);
+        }
+        if let Some(cell) = state.memory.get_mut(usize::from(register)) {
+            *cell = byte;
+        }
+        if !Self::is_held(state) && (is_time || was_held) {
+            self.release(state);
+        }
     }
 }
 
@@ -252,6 +293,16 @@ impl PortDevice for Rtc {
 mod tests {
     use super::*;
 
+    /// 2026-11-23 08:09:10 UTC, a Monday, plus `offset_s`.
+    fn clock(offset_s: i64) -> Rtc {
+        Rtc::new(Arc::new(|| 1_795_421_350), offset_s, Arc::new(|| {}))
+    }
+
+    fn write(rtc: &Rtc, register: u8, byte: u8) {
+        rtc.write(0, &[register]);
+        rtc.write(1, &[byte]);
+    }
+
     fn read(rtc: &Rtc, register: u8) -> u8 {
         rtc.write(0, &[register]);
         let mut data = [0];
@@ -261,36 +312,95 @@ mod tests {
 
     #[test]
     fn shows_the_hosts_time_in_bcd() {
-        // 2026-11-23 08:09:10 UTC, a Monday.
-        let rtc = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        let rtc = clock(0);
         let shown = [0x32, 9, 8, 7, 6, 4, 2, 0].map(|r| read(&rtc, r));
         assert_eq!(shown, [0x20, 0x26, 0x11, 0x23, 0x02, 0x08, 0x09, 0x10]);
     }
 
     #[test]
     fn the_guest_can_set_it_and_the_offset_is_saved() {
-        let rtc = Rtc::new(Arc::new(|| 1_795_421_350), 0);
-        rtc.write(0, &[4]);
-        rtc.write(1, &[0x23]);
+        let rtc = clock(0);
+        write(&rtc, 4, 0x23);
         assert_eq!(read(&rtc, 4), 0x23);
-        let other = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        let other = clock(0);
         assert!(other.restore(rtc.save()));
         assert_eq!(read(&other, 4), 0x23);
     }
 
+    /// As Linux does it: SET, the digits one after the other in whatever order, SET taken back.
+    #[test]
+    fn a_date_that_is_none_on_the_way_to_another_does_not_matter() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&told);
+        let changed = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        // 2026-11-29: there is no 29th of the February that comes on the way.
+        let rtc = Rtc::new(Arc::new(|| 1_795_421_350), 6 * 86_400, changed);
+        write(&rtc, REGISTER_B, HOURS_24 | SET);
+        let wanted = [
+            (9, 0x31),
+            (8, 0x02),
+            (7, 0x03),
+            (4, 0x04),
+            (2, 0x05),
+            (0, 0x06),
+            (0x32, 0x20),
+        ];
+        for (register, byte) in wanted {
+            write(&rtc, register, byte);
+            assert_eq!(read(&rtc, register), byte, "it reads back while it is held");
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        // A clock that is held moves with its guest.
+        let there = clock(0);
+        assert!(there.restore(rtc.save()));
+        for rtc in [&rtc, &there] {
+            write(rtc, REGISTER_B, HOURS_24);
+            assert_eq!(rtc.state().offset_s, 1_927_857_906 - 1_795_421_350);
+            for (register, byte) in wanted {
+                assert_eq!(read(rtc, register), byte);
+            }
+            assert_eq!(read(rtc, 6), 0x02, "a Monday");
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+        // Set to what it shows already, it tells nothing.
+        write(&rtc, 8, 0x02);
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn twelve_hours_are_written_as_they_are_read() {
+        let rtc = clock(0);
+        write(&rtc, REGISTER_B, 0);
+        for (byte, hour) in [
+            (0x12, 0),
+            (0x01, 1),
+            (0x11, 11),
+            (0x92, 12),
+            (0x81, 13),
+            (0x91, 23),
+        ] {
+            write(&rtc, 4, byte);
+            assert_eq!(read(&rtc, 4), byte);
+            let time = civil(1_795_421_350 + rtc.state().offset_s).second_of_day;
+            assert_eq!(time / 3600, hour);
+        }
+    }
+
     #[test]
     fn a_clock_out_of_this_world_is_refused() {
-        let rtc = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        let rtc = clock(0);
         for offset_s in [i64::MIN, i64::MAX, 1 << 40, -(1 << 40)] {
-            let far = Rtc::new(Arc::new(|| 0), offset_s).save();
+            let far = clock(offset_s).save();
             assert!(!rtc.restore(far), "{offset_s}");
         }
         // Digits that are none do not move it out of four digits of year either, however often they are written.
         for register in [0x32, 9, 8, 7, 4, 2, 0].into_iter().cycle().take(2000) {
-            rtc.write(0, &[register]);
-            rtc.write(1, &[0xff]);
+            write(&rtc, register, 0xff);
         }
-        let other = Rtc::new(Arc::new(|| 1_795_421_350), 0);
+        let other = clock(0);
         assert!(other.restore(rtc.save()));
         assert_eq!([0x32, 9].map(|r| read(&other, r)), [0x99, 0x99]);
     }
