@@ -17,7 +17,7 @@ use lab::state::StateDir;
 
 use crate::build::Workspace;
 use crate::lab_commands::LabPlace;
-use crate::stage::{self, Stage};
+use crate::stage::{self, RunFailed, Stage};
 
 /// How long a run may take: boot, writing memory, and all waits in it that have an end of their own.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
@@ -161,7 +161,9 @@ fn measure(
     let state = options.place.state(workspace)?;
     options.place.publish_standfast(workspace, &state)?;
     let mut place = options.place.clone();
-    place.at_least(parts.iter().map(|part| part.host_mib()).max().unwrap_or(0));
+    // The lab host's kernel keeps a part of it to itself, some four in a hundred.
+    let most = parts.iter().map(|part| part.host_mib()).max().unwrap_or(0);
+    place.at_least(most + most / 16);
     let mut stage = Stage::lab(&place, workspace, &state, options.keep)?;
     let work = Work {
         options,
@@ -271,7 +273,14 @@ impl Work<'_> {
                     None
                 }
                 Ok(run) => Some(run.faults.join("; ")),
-                Err(error) => Some(format!("{error:#}")),
+                Err(error) => {
+                    say(format!("{}: {vmm}: {error:#}", part.name));
+                    // What is written down is for any machine.
+                    Some(match error.downcast_ref::<RunFailed>() {
+                        Some(failed) => failed.reason.clone(),
+                        None => format!("{error:#}"),
+                    })
+                }
             };
             if let Some(why) = failure {
                 say(format!("{}: {vmm}, a run failed: {why}", part.name));

@@ -1,5 +1,6 @@
 //! Where measured runs are done: in the lab, or on this machine itself.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab::cleanup::Owned;
 use lab::l1::{self, L1};
 use lab::progress::say;
@@ -18,6 +19,43 @@ use lab::wire::Open;
 
 use crate::build::Workspace;
 use crate::lab_commands::{self, LabPlace, environment};
+
+/// A run ended with another status than 0; shown, it says where its logs are on this machine.
+#[derive(Debug)]
+pub(crate) struct RunFailed {
+    /// Its last words.
+    pub(crate) reason: String,
+    logs: PathBuf,
+}
+
+impl fmt::Display for RunFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (logs: {})", self.reason, self.logs.display())
+    }
+}
+
+impl std::error::Error for RunFailed {}
+
+/// The end of what is said on stderr, so long as a line may be.
+#[derive(Default)]
+struct LastWords(Vec<u8>);
+
+impl LastWords {
+    const MAX_BYTES: usize = 1024;
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+        let surplus = self.0.len().saturating_sub(Self::MAX_BYTES);
+        self.0.drain(..surplus);
+    }
+
+    /// The last line with anything in it.
+    fn line(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.0);
+        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        line.map(str::to_owned)
+    }
+}
 
 /// Where and how runs are done.
 pub(crate) enum Stage {
@@ -141,6 +179,7 @@ impl Stage {
         let words = ["demo", "--vmm", name].map(str::to_owned);
         arguments.splice(0..0, words);
         let mut output = Vec::new();
+        let mut said = LastWords::default();
         let code = match self {
             Self::Lab { l1, .. } => {
                 let mut channel = l1.channel()?;
@@ -153,7 +192,10 @@ impl Stage {
                         tty: None,
                     },
                     |bytes| output.write_all(bytes),
-                    |bytes| io::stderr().write_all(bytes),
+                    |bytes| {
+                        said.keep(bytes);
+                        io::stderr().write_all(bytes)
+                    },
                 )?
             }
             Self::Native {
@@ -175,7 +217,11 @@ impl Stage {
             }
         };
         if code != 0 {
-            bail!("see above (logs: {})", state.out().join(name).display());
+            return Err(RunFailed {
+                reason: said.line().unwrap_or_else(|| "see above".to_owned()),
+                logs: state.out().join(name),
+            }
+            .into());
         }
         let text = String::from_utf8_lossy(&output);
         let line = text
@@ -207,4 +253,28 @@ pub(crate) fn keep_logs(state: &StateDir, vmm: &str, name: &str) {
     let logs = state.out().join(vmm);
     let _ = fs::remove_dir_all(logs.join(name));
     let _ = fs::rename(logs.join("demo"), logs.join(name));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_of_a_failed_run_is_its_last_line_and_no_path() {
+        let mut said = LastWords::default();
+        assert_eq!(said.line(), None);
+        said.keep(&b"x".repeat(3000));
+        said.keep(b"\nthe guest did not");
+        said.keep(b" come back\n\n");
+        let failed = RunFailed {
+            reason: said.line().unwrap(),
+            logs: PathBuf::from("/logs"),
+        };
+        assert_eq!(failed.reason, "the guest did not come back");
+        assert_eq!(
+            failed.to_string(),
+            "the guest did not come back (logs: /logs)"
+        );
+        assert!(said.0.len() <= LastWords::MAX_BYTES);
+    }
 }
