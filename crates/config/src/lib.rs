@@ -11,6 +11,17 @@
 //! One path serves `-device`, `device_add` and their kin, so that the two can never drift apart. Where QEMU words an
 //! error differently for the command line and for the monitor, [`Source`] tells which wording is due.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 pub mod address;
 pub mod device_types;
 pub mod error;

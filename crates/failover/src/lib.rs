@@ -49,6 +49,17 @@
 //! - *Leaving a primary without its link to the guest's driver.* It sends over its standby then, and drops
 //!   what comes back that way for as long as the primary is registered.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod clock;
 mod event;
 mod pair;

@@ -15,6 +15,17 @@
 //! A vCPU's registers are touched by its own thread alone: whoever wants them (a save, a restore, a reset) hands
 //! the thread a closure while the vCPUs are paused.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod accelerator;
 mod cpuid;
 mod cpus;

@@ -7,6 +7,17 @@
 //!   sender, receiver ─┘  migration's two sides)
 //! ```
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 pub mod acpi;
 pub mod address_map;
 mod announcing;

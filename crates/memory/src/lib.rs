@@ -14,6 +14,17 @@
 //! Everything that counts pages ([`DirtyPages`], the migration stream) counts them in *block offsets*, not guest
 //! addresses: a hole in the layout is no hole in a block.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod anonymous;
 mod block;
 mod config;

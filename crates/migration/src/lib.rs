@@ -40,6 +40,17 @@
 //! # assert!(wait_unplugged(&Control, &CancelToken::new().unwrap()).is_ok());
 //! ```
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod cancel;
 mod capabilities;
 pub mod channel;

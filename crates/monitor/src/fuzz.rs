@@ -66,12 +66,16 @@ fn respond(message: Result<Value, String>, state: &mut State) {
         Ok(_) | Err(_) => {}
     }
     let line = to_line(&answer(&result.map(|_| ().into()), id.clone()), false);
+    // A promise that is broken ends a fuzz target.
+    #[allow(clippy::expect_used)]
     let read: Value = serde_json::from_slice(&line).expect("an answer is JSON");
     assert_eq!(read.get("id").is_some(), id.is_some());
     assert!(line.is_ascii() && line.iter().filter(|byte| **byte == b'\n').count() == 1);
 }
 
 /// An argument of the type that `name` is in `schema`; unlikely to be wanted, likely to be well-formed.
+// By the index of JSON what is not there is null.
+#[allow(clippy::indexing_slicing)]
 fn sample(schema: &[Value], name: &str, depth: usize) -> Value {
     let entry = schema.iter().find(|entry| entry["name"] == name);
     let entry = entry.unwrap_or(&Value::Null);

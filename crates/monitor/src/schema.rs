@@ -164,11 +164,13 @@ impl Schema {
         features: &[&str],
     ) {
         let mut entry = json!({"name": name, "meta-type": "command", "arg-type": arg_type, "ret-type": ret_type});
-        if allow_oob {
-            entry["allow-oob"] = json!(true);
-        }
-        if !features.is_empty() {
-            entry["features"] = json!(features);
+        if let Some(entry) = entry.as_object_mut() {
+            if allow_oob {
+                entry.insert("allow-oob".to_owned(), json!(true));
+            }
+            if !features.is_empty() {
+                entry.insert("features".to_owned(), json!(features));
+            }
         }
         self.entries.push(entry);
     }

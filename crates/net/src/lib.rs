@@ -1,6 +1,17 @@
 //! The host side of a NIC: tap with vhost-net, hub, sockets and a network of our own; announcing; steering the host's
 //! switch.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 pub mod addresses;
 pub mod announce;
 mod child;

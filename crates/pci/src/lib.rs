@@ -6,6 +6,17 @@
 //! [`PciDevice`]. Both are small on purpose: a physical function passed through by VFIO, a virtio device and
 //! a root port look alike from here.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod acpi_hotplug;
 mod address;
 mod address_map;
@@ -38,7 +49,7 @@ mod slot_event;
 mod slot_registers;
 mod snapshot;
 #[cfg(any(test, feature = "fuzz"))]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 #[cfg_attr(not(test), allow(dead_code))]
 mod testing;
 mod topology;

@@ -425,7 +425,9 @@ fn answer(
         // 64-bit units, because the kernel's structures are aligned so.
         let mut buffer = vec![0u64; length.div_ceil(8)];
         let asked = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-        buffer[0] = u64::from(asked);
+        if let Some(first) = buffer.first_mut() {
+            *first = u64::from(asked);
+        }
         if let Some(second) = buffer.get_mut(1) {
             *second = u64::from(index);
         }

@@ -24,9 +24,22 @@
 //! is in use for the same thing, and shifts region numbers when one region cannot be described. Its way by iommufd opens,
 //! binds and attaches in one call, which cannot do anything else meanwhile nor be broken off.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod address;
 mod capabilities;
 mod closing;
+// Arrays of the size of the space, and offsets that were found in it.
+#[allow(clippy::indexing_slicing)]
 mod config_space;
 mod container;
 mod device;

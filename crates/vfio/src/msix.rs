@@ -27,8 +27,8 @@ impl MsixTable {
 
     pub(crate) fn reset(&mut self) {
         self.registers.fill(0);
-        for entry in self.registers.chunks_exact_mut(16) {
-            entry[CONTROL] = MASKED;
+        for control in self.registers.iter_mut().skip(CONTROL).step_by(16) {
+            *control = MASKED;
         }
     }
 
@@ -69,12 +69,14 @@ impl MsixTable {
     pub(crate) fn message(&self, index: usize) -> Option<MsiMessage> {
         let start = index.checked_mul(16)?;
         let entry = self.registers.get(start..start.checked_add(16)?)?;
-        if entry[CONTROL] & MASKED != 0 {
+        let (address, rest) = entry.split_first_chunk()?;
+        let (data, control) = rest.split_first_chunk()?;
+        if control.first()? & MASKED != 0 {
             return None;
         }
         Some(MsiMessage {
-            address: u64::from_le_bytes(entry[..8].try_into().ok()?),
-            data: u32::from_le_bytes(entry[8..12].try_into().ok()?),
+            address: u64::from_le_bytes(*address),
+            data: u32::from_le_bytes(*data),
         })
     }
 }

@@ -17,6 +17,17 @@
 //! ([`IoBuffer`]) that only the kernel or a copy touches. A driver is hostile: what it can do to a ring ends
 //! in a device that asks for a reset, never in a panic, an endless loop or an access outside of RAM.
 
+// What a guest, a stream or a client sends ends no program: see "Hostile input" in CONTRIBUTING.md.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
 mod blk;
 mod chain;
 mod device;

@@ -58,7 +58,7 @@ pub(crate) fn advance<'a, 'b>(
             return pieces;
         }
         bytes -= len;
-        pieces = &mut pieces[1..];
+        pieces = pieces.split_first_mut().map_or(&mut [], |(_, rest)| rest);
     }
     pieces
 }

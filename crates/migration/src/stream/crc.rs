@@ -1,5 +1,7 @@
 //! CRC-32 as in IEEE 802.3 (reflected, polynomial 0xedb88320), for section headers and bodies.
 
+// Made when this is compiled.
+#[allow(clippy::indexing_slicing)]
 const TABLE: [u32; 256] = {
     let mut table = [0u32; 256];
     let mut index = 0;
@@ -25,8 +27,9 @@ const TABLE: [u32; 256] = {
 pub(crate) fn crc32(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
     for byte in parts.iter().flat_map(|part| part.iter()) {
-        let index = (crc ^ u32::from(*byte)) & 0xff;
-        crc = (crc >> 8) ^ TABLE[index as usize];
+        let [index, ..] = (crc ^ u32::from(*byte)).to_le_bytes();
+        let entry = TABLE.get(usize::from(index)).copied().unwrap_or_default();
+        crc = (crc >> 8) ^ entry;
     }
     !crc
 }
