@@ -22,6 +22,7 @@ fn identity() -> Identity {
         package: "fuzz".to_owned(),
         netdev_types: Vec::new(),
         object_types: Vec::new(),
+        device_help: |_| None,
     }
 }
 

@@ -25,6 +25,7 @@
 //!     package: "Standfast 0.1.0".to_owned(),
 //!     netdev_types: vec!["tap".to_owned()],
 //!     object_types: vec![],
+//!     device_help: |_| None,
 //! };
 //! let mut monitors = Monitors::new(identity, Arc::new(Machine), events.clone())?;
 //! let endpoint = Endpoint::UnixServer { path: "qmp.sock".into(), wait: false }.open()?;

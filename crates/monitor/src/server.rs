@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Who answers: for the greeting, `query-version` and introspection.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     /// The version of QEMU whose protocol is spoken.
     pub qemu: VersionTriple,
@@ -26,6 +26,8 @@ pub struct Identity {
     pub netdev_types: Vec<String>,
     /// The kinds of objects there are, for introspection of `object-add`.
     pub object_types: Vec<String>,
+    /// What `device_add help` says, and `device_add DRIVER,help`; nothing of a driver that there is not.
+    pub device_help: fn(Option<&str>) -> Option<String>,
 }
 
 impl Identity {

@@ -23,6 +23,7 @@ use machine::{Board, Control, MachineError};
 use monitor::types::VersionTriple;
 use monitor::{Backend, Command, Identity, QmpError, Reply, Response};
 
+use crate::cli::help;
 use crate::message;
 use crate::record::Recorder;
 
@@ -46,6 +47,7 @@ pub fn identity() -> Identity {
             .iter()
             .map(|(name, _)| (*name).to_owned())
             .collect(),
+        device_help,
     }
 }
 
@@ -53,6 +55,14 @@ pub fn identity() -> Identity {
 pub fn rtc_path(config: &VmConfig) -> String {
     let lpc = usize::try_from(config.smp.cpus).unwrap_or(usize::MAX);
     format!("{}/rtc", cpus::path(lpc))
+}
+
+/// The texts of `-device help` and `-device DRIVER,help`, which HMP gives too.
+fn device_help(driver: Option<&str>) -> Option<String> {
+    let Some(driver) = driver else {
+        return Some(help::devices());
+    };
+    config::device_types::find(driver).map(help::device)
 }
 
 /// The machine as the monitors see it.

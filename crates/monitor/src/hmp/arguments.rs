@@ -68,6 +68,8 @@ pub(crate) const fn rest(name: &'static str) -> Parameter {
 pub(crate) enum Wrong {
     /// It is not as help says.
     Usage(&'static str),
+    /// A switch that it does not have.
+    Switch(char),
     /// Something else, told in full.
     Text(String),
 }
@@ -92,9 +94,16 @@ impl Arguments {
     pub(crate) fn parse(parameters: &[Parameter], line: &str) -> Result<Self, Wrong> {
         let mut given = BTreeMap::new();
         let mut left = line.trim();
+        let switches = || parameters.iter().map(|parameter| parameter.kind);
         for parameter in parameters {
             match parameter.kind {
                 Kind::Flag(letter) => {
+                    let first = left.split_whitespace().next().unwrap_or_default();
+                    if let ['-', other] = first.chars().collect::<Vec<_>>()[..]
+                        && !switches().any(|kind| kind == Kind::Flag(other))
+                    {
+                        return Err(Wrong::Switch(other));
+                    }
                     let mut word = left.split_whitespace();
                     if word
                         .next()

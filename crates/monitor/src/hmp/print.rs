@@ -274,30 +274,6 @@ pub(crate) fn properties(list: Vec<ObjectPropertyInfo>) -> String {
         .collect()
 }
 
-/// `device_add help`.
-pub(crate) fn device_names(types: Vec<ObjectTypeInfo>) -> String {
-    types
-        .iter()
-        .map(|device| format!("name \"{}\"\n", device.name))
-        .collect()
-}
-
-/// `device_add NAME,help`.
-pub(crate) fn device_properties(driver: &str, list: Vec<ObjectPropertyInfo>) -> String {
-    let mut text = format!("{driver} options:\n");
-    for property in list {
-        let mut line = format!("  {}=<{}>", property.name, property.kind);
-        if let Some(description) = property.description {
-            let _ = write!(line, " - {description}");
-        }
-        if let Some(default) = property.default_value {
-            let _ = write!(line, " (default: {default})");
-        }
-        text += &(line + "\n");
-    }
-    text
-}
-
 /// `info qtree`: a line a bus, a device and a property, each level indented by two.
 pub(crate) fn qtree(buses: Vec<QtreeBus>) -> String {
     // The tree is the machine's own, a few levels deep.

@@ -323,7 +323,7 @@ pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, 
     if name.is_empty() {
         return Ok(Action::Text(String::new()));
     }
-    let command = find(name).ok_or_else(|| format!("unknown command: '{name}'\n"))?;
+    let command = find(name).ok_or_else(|| unknown(name))?;
     let context = Context {
         identity,
         in_qmp: line.in_qmp,
@@ -337,12 +337,24 @@ pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, 
                 try_help(name)
             ));
         }
+        Err(Wrong::Switch(letter)) => {
+            return Err(format!(
+                "{}: unsupported option -{letter}\n{}",
+                command.names.join("|"),
+                try_help(name)
+            ));
+        }
         Err(wrong) => Err(wrong),
     };
     action.map_err(|wrong| match wrong {
         Wrong::Usage(what) => format!("{what}\n{}", try_help(name)),
+        Wrong::Switch(letter) => format!("unsupported option -{letter}\n{}", try_help(name)),
         Wrong::Text(text) => text,
     })
+}
+
+fn unknown(name: &str) -> String {
+    format!("unknown command: '{name}'\n")
 }
 
 fn try_help(name: &str) -> String {
@@ -365,8 +377,14 @@ fn help(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
     let line =
         |command: &HmpCommand| help_line(&command.names.join("|"), command.usage, command.help);
     Ok(Action::Text(match arguments.get("cmd") {
-        Some("info") => info::help(arguments.get("sub")),
-        Some(name) => find(name).map(line).unwrap_or_default(),
+        Some("info") => {
+            let sub = arguments.get("sub");
+            match (info::help(sub), sub) {
+                (text, Some(sub)) if text.is_empty() => unknown(&format!("info {sub}")),
+                (text, _) => text,
+            }
+        }
+        Some(name) => find(name).map_or_else(|| unknown(name), line),
         None => COMMANDS.iter().map(line).collect(),
     }))
 }
@@ -379,23 +397,19 @@ fn kind_and_members(text: &str, implied: &str) -> Result<(String, Map<String, Va
     }
 }
 
-fn device_add(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
+fn device_add(arguments: &Arguments, context: &Context<'_>) -> Result<Action, Wrong> {
     let (driver, members) = kind_and_members(&arguments.text("device"), "driver")?;
     let asks = |word: &str| word == "help" || word == "?";
     if asks(&driver) {
-        let command = Command::QomListTypes {
-            implements: Some("device".to_owned()),
-            is_abstract: Some(false),
-        };
-        return Ok(Action::printed(command, print::device_names));
+        return Ok(Action::Text(
+            (context.identity.device_help)(None).unwrap_or_default(),
+        ));
     }
     if members.keys().any(|key| asks(key)) {
-        let command = Command::DeviceListProperties {
-            typename: driver.clone(),
-        };
-        return Ok(Action::printed(command, move |properties| {
-            print::device_properties(&driver, properties)
-        }));
+        let text = (context.identity.device_help)(Some(&driver));
+        return Ok(Action::Text(text.unwrap_or_else(|| {
+            print::error(&QmpError::device_not_found(&driver))
+        })));
     }
     Ok(Action::silent(Command::DeviceAdd(DeviceOptions::new(
         driver,

@@ -130,6 +130,28 @@ fn wrong_lines_are_told_and_harmless() {
         assert!(help.contains(name), "{name}: {help}");
     }
     assert!(say(&mut client, "help info").contains("info pci -- "));
+    assert_eq!(
+        say(&mut client, "help info pci"),
+        "info pci -- show the PCI functions\r\n"
+    );
+    assert_eq!(say(&mut client, "help nope"), "unknown command: 'nope'\r\n");
+    assert_eq!(
+        say(&mut client, "help info nope"),
+        "unknown command: 'info nope'\r\n"
+    );
+    assert_eq!(
+        say(&mut client, "migrate -x tcp:host:1"),
+        "migrate: unsupported option -x\r\nTry \"help migrate\" for more information\r\n"
+    );
+    assert_eq!(say(&mut client, "device_add help"), "name \"e1000e\"\r\n");
+    assert_eq!(
+        say(&mut client, "device_add e1000e,help"),
+        "e1000e options:\r\n"
+    );
+    assert_eq!(
+        say(&mut client, "device_add nope,help"),
+        "Error: Device 'nope' not found\r\n"
+    );
     assert!(say(&mut client, "help device_del").starts_with("device_del device -- "));
 }
 

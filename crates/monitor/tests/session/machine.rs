@@ -37,6 +37,11 @@ pub(crate) fn identity() -> Identity {
         package: "Standfast 0.1.0".to_owned(),
         netdev_types: vec!["tap".to_owned(), "dgram".to_owned()],
         object_types: vec!["memory-backend-ram".to_owned()],
+        device_help: |driver| match driver {
+            None => Some("name \"e1000e\"\n".to_owned()),
+            Some("e1000e") => Some("e1000e options:\n".to_owned()),
+            Some(_) => None,
+        },
     }
 }
 
