@@ -23,6 +23,7 @@
 )]
 
 pub mod address;
+pub mod cpu_features;
 pub mod device_types;
 pub mod error;
 pub mod property;

@@ -25,7 +25,7 @@ pub use device::{
 };
 pub use drive::DriveConfig;
 pub use machine::{
-    Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, SmpConfig,
+    Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, MemLock, SmpConfig,
 };
 pub use machine_options::{
     ACCELERATORS, CPU_MODELS, ELSEWHERE, MACHINE_TYPES, MAX_CPUS, Q35_VERSIONS, memory_bytes,

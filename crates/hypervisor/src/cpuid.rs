@@ -15,6 +15,47 @@ pub struct Topology {
     pub cores: u32,
 }
 
+/// A feature to switch: a bit of what CPUID tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuSwitch {
+    /// Its name, for messages.
+    pub name: String,
+    /// The leaf's function.
+    pub function: u32,
+    /// Its index.
+    pub index: u32,
+    /// 0 to 3 for EAX, EBX, ECX, EDX.
+    pub register: usize,
+    /// The bit.
+    pub bit: u8,
+    /// On or off; on as far as the host has it.
+    pub on: bool,
+}
+
+/// What is asked for of `-cpu` beside the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuChoices {
+    /// Features by name, in order.
+    pub switches: Vec<CpuSwitch>,
+    /// Bits of a physical address; `None` is the host's.
+    pub physical_bits: Option<u8>,
+    /// KVM tells the guest that it is there.
+    pub kvm: bool,
+    /// Performance counters.
+    pub pmu: bool,
+}
+
+impl Default for CpuChoices {
+    fn default() -> Self {
+        Self {
+            switches: Vec::new(),
+            physical_bits: None,
+            kvm: true,
+            pmu: true,
+        }
+    }
+}
+
 /// The CPU the guest sees: this host's, with what cannot migrate left out.
 #[derive(Clone)]
 pub struct CpuModel {
@@ -67,6 +108,53 @@ impl CpuModel {
         }
         name_processor(&mut entries);
         Ok(Self { entries, topology })
+    }
+
+    /// The same with what was chosen. What the host has not cannot be switched on: that is warned of.
+    #[must_use]
+    pub fn with(mut self, choices: &CpuChoices) -> Self {
+        for switch in &choices.switches {
+            let mut entries = self.entries.iter_mut();
+            let entry = entries.find(|e| (e.function, e.index) == (switch.function, switch.index));
+            let word = entry.and_then(|entry| match switch.register {
+                0 => Some(&mut entry.eax),
+                1 => Some(&mut entry.ebx),
+                2 => Some(&mut entry.ecx),
+                3 => Some(&mut entry.edx),
+                _ => None,
+            });
+            let bit = u32::from(switch.bit);
+            match word {
+                Some(word) if !switch.on => set(word, bit, false),
+                Some(word) if *word >> bit & 1 != 0 => {}
+                _ if switch.on => tracing::warn!(
+                    "-cpu: the host doesn't support the feature '{}': it stays off",
+                    switch.name
+                ),
+                _ => {}
+            }
+        }
+        if let Some(bits) = choices.physical_bits {
+            for entry in self
+                .entries
+                .iter_mut()
+                .filter(|e| e.function == 0x8000_0008)
+            {
+                entry.eax = entry.eax & !0xff | u32::from(bits);
+            }
+        }
+        if !choices.kvm {
+            self.entries.retain(|e| e.function >> 8 != 0x40_0000);
+        }
+        if !choices.pmu {
+            // Intel's architectural counters, and AMD's of version 2.
+            for entry in &mut self.entries {
+                if matches!(entry.function, 0xa | 0x8000_0022) {
+                    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+                }
+            }
+        }
+        self
     }
 
     /// What a leaf says: EAX, EBX, ECX, EDX; `None` for a leaf there is not.
@@ -184,6 +272,54 @@ mod tests {
             [(1, 2), (3, 8), (0, 0)]
         );
         assert!(leaves.iter().all(|e| e.edx == 5));
+    }
+
+    #[test]
+    fn what_was_chosen_is_what_the_guest_sees() {
+        let leaf = |function, index, ecx| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: 48,
+            ecx,
+            ..Default::default()
+        };
+        let model = CpuModel {
+            entries: vec![
+                leaf(1, 0, 1 << 28),
+                leaf(7, 0, 0),
+                leaf(0xa, 0, 1),
+                leaf(0x4000_0000, 0, 1),
+                leaf(0x8000_0008, 0, 0),
+            ],
+            topology: Topology {
+                cpus: 1,
+                threads: 1,
+                cores: 1,
+            },
+        };
+        let switch = |function, bit, on| CpuSwitch {
+            name: "some".into(),
+            function,
+            index: 0,
+            register: 2,
+            bit,
+            on,
+        };
+        let chosen = model.clone().with(&CpuChoices {
+            switches: vec![switch(1, 28, false), switch(7, 2, true), switch(9, 0, true)],
+            physical_bits: Some(40),
+            kvm: false,
+            pmu: false,
+        });
+        assert_eq!(chosen.leaf(1, 0).map(|l| l[2]), Some(0));
+        // The host has it not.
+        assert_eq!(chosen.leaf(7, 0).map(|l| l[2]), Some(0));
+        assert_eq!(chosen.leaf(0xa, 0), Some([0; 4]));
+        assert_eq!(chosen.leaf(0x4000_0000, 0), None);
+        assert_eq!(chosen.leaf(0x8000_0008, 0).map(|l| l[0]), Some(40));
+        let as_it_is = model.clone().with(&CpuChoices::default());
+        assert_eq!(as_it_is.leaf(1, 0), model.leaf(1, 0));
+        assert_eq!(as_it_is.leaf(0x4000_0000, 0), model.leaf(0x4000_0000, 0));
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod vcpu_state;
 mod vm;
 
 pub use accelerator::{Accelerator, Processors, StateKind};
-pub use cpuid::{CpuModel, Topology};
+pub use cpuid::{CpuChoices, CpuModel, CpuSwitch, Topology};
 pub use cpus::{Bus, CpuEvent, CpuListener};
 pub use error::HypervisorError;
 pub use irqchip::IrqchipState;

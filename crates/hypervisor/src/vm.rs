@@ -4,7 +4,7 @@ use crate::accelerator::{Accelerator, Processors, StateKind, decode, encode};
 use crate::cpus::{Bus, CpuListener, Cpus};
 use crate::interrupts::Routes;
 use crate::slots::{DirtyLog, Slots};
-use crate::{CpuModel, HypervisorError, IrqchipState, Topology, preflight};
+use crate::{CpuChoices, CpuModel, HypervisorError, IrqchipState, Topology, preflight};
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL,
     KVM_PIT_SPEAKER_DUMMY, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_create_device, kvm_device_attr,
@@ -30,6 +30,7 @@ pub struct Vm {
     routes: Arc<Routes>,
     msr_indices: Vec<u32>,
     vfio: Mutex<Option<DeviceFd>>,
+    choices: CpuChoices,
     /// Kept mapped for as long as the VM's slots refer to it.
     ram: Arc<memory::GuestRam>,
 }
@@ -57,12 +58,15 @@ fn keep_other_slots_mapped(fd: &VmFd) {
 
 impl Vm {
     /// Creates the VM with in-kernel interrupt controllers and timer and its RAM in place. Before that it runs a
-    /// tiny guest, to tell a `/dev/kvm` that only opens from one that works.
+    /// tiny guest, to tell a `/dev/kvm` that only opens from one that works. `choices` are of its processors.
     ///
     /// # Errors
     /// [`HypervisorError::Absent`], [`Denied`](HypervisorError::Denied) or
     /// [`Unusable`](HypervisorError::Unusable) say which of the three it is.
-    pub fn new(ram: Arc<memory::GuestRam>) -> Result<Arc<Self>, HypervisorError> {
+    pub fn new(
+        ram: Arc<memory::GuestRam>,
+        choices: CpuChoices,
+    ) -> Result<Arc<Self>, HypervisorError> {
         let error = HypervisorError::ioctl;
         let kvm = preflight::open()?;
         preflight::run_two_instructions(&kvm)?;
@@ -107,6 +111,7 @@ impl Vm {
             routes,
             msr_indices,
             vfio: Mutex::default(),
+            choices,
             ram,
         }))
     }
@@ -153,7 +158,7 @@ impl Accelerator for Vm {
         bus: Arc<dyn Bus>,
         listener: Arc<dyn CpuListener>,
     ) -> Result<Box<dyn Processors>, HypervisorError> {
-        let model = CpuModel::host(&self.kvm, topology)?;
+        let model = CpuModel::host(&self.kvm, topology)?.with(&self.choices);
         Ok(Box::new(Cpus::new(&self, count, &model, &bus, &listener)?))
     }
 

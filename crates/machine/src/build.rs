@@ -24,10 +24,14 @@ use crate::outgoing::OutgoingSide;
 use crate::pairs::{PairKeeper, SlotWatcher};
 use crate::passthrough::Iommufds;
 use crate::run_state::RunState;
+use config::cpu_features;
 use config::vm::{
-    Accel, DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig,
+    Accel, CpuConfig, DeviceKind, MemoryBackend, MemoryBackendSource, ObjectKind, RtcBase, VmConfig,
 };
-use hypervisor::{Accelerator, Bus, CpuEvent, CpuListener, HypervisorError, Qtest, Topology, Vm};
+use hypervisor::{
+    Accelerator, Bus, CpuChoices, CpuEvent, CpuListener, CpuSwitch, HypervisorError, Qtest,
+    Topology, Vm,
+};
 use memory::{GuestRam, HugePages, Ram, RamBackend, RamConfig};
 use pci::{
     AcpiHotplug, ConfigPorts, FirmwareWindows, HostBridge, HostWindows, Hotplug, Platform,
@@ -68,11 +72,22 @@ impl CpuListener for CpuPoster {
 /// Physical address bits where no processor has any: those of QEMU's model `qemu64`.
 const CLIENT_PHYSICAL_BITS: u8 = 40;
 
-/// Physical address bits: this host's CPUs', as CPUID tells, unless a client stands in for them.
-fn physical_bits(config: &VmConfig) -> u8 {
+/// Physical address bits: those of `-cpu`, or this host's CPUs', as CPUID tells, unless a client
+/// stands in for them.
+fn physical_bits(config: &VmConfig) -> Result<u8, MachineError> {
     if config.machine.accelerators() == [Accel::Qtest] {
-        return CLIENT_PHYSICAL_BITS;
+        return Ok(config.cpu.phys_bits.unwrap_or(CLIENT_PHYSICAL_BITS));
     }
+    let hosts = host_physical_bits();
+    match config.cpu.phys_bits {
+        Some(bits) if bits > hosts => Err(MachineError::refused(format!(
+            "-cpu phys-bits={bits}: this host's processors have {hosts}; give that or less"
+        ))),
+        bits => Ok(bits.unwrap_or(hosts)),
+    }
+}
+
+fn host_physical_bits() -> u8 {
     let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
     if highest < 0x8000_0008 {
         return 36;
@@ -104,6 +119,11 @@ fn allocate(config: &VmConfig, map: &AddressMap) -> Result<Arc<Ram>, MachineErro
             return Err(MachineError::refused(format!(
                 "-m: {} bytes differ from the {} of memory backend '{id}': give both the same size",
                 config.memory_bytes, backend.size_bytes
+            )));
+        }
+        if !backend.host_nodes.is_empty() {
+            return Err(MachineError::refused(format!(
+                "memory backend '{id}': host-nodes= and policy= are not supported; start this program under numactl"
             )));
         }
         wanted.name = id.to_owned();
@@ -200,9 +220,9 @@ fn power_listener(control: &Control) -> PowerListener {
 /// Who runs the guest, and the same when it is a client.
 type Runner = (Arc<dyn Accelerator>, Option<Arc<Qtest>>);
 
-fn start(accel: Accel, ram: &Arc<GuestRam>) -> Result<Runner, HypervisorError> {
+fn start(accel: Accel, ram: &Arc<GuestRam>, cpu: &CpuConfig) -> Result<Runner, HypervisorError> {
     match accel {
-        Accel::Kvm => Ok((Vm::new(Arc::clone(ram))?, None)),
+        Accel::Kvm => Ok((Vm::new(Arc::clone(ram), choices(cpu))?, None)),
         Accel::Qtest => {
             let qtest = Qtest::new(Arc::clone(ram))?;
             Ok((qtest.clone(), Some(qtest)))
@@ -210,11 +230,32 @@ fn start(accel: Accel, ram: &Arc<GuestRam>) -> Result<Runner, HypervisorError> {
     }
 }
 
+/// `-cpu` in the hypervisor's words.
+fn choices(cpu: &CpuConfig) -> CpuChoices {
+    let switch = |(name, on): &(String, bool)| {
+        let place = cpu_features::find(name)?;
+        Some(CpuSwitch {
+            name: name.clone(),
+            function: place.function,
+            index: place.index,
+            register: place.register,
+            bit: place.bit,
+            on: *on,
+        })
+    };
+    CpuChoices {
+        switches: cpu.features.iter().filter_map(switch).collect(),
+        physical_bits: cpu.phys_bits,
+        kvm: cpu.kvm,
+        pmu: !cpu.features.contains(&("pmu".to_owned(), false)),
+    }
+}
+
 /// The first accelerator of the configuration's that works here.
 fn accelerator(config: &VmConfig, ram: &Arc<GuestRam>) -> Result<Runner, MachineError> {
     let mut accels = config.machine.accelerators().iter().peekable();
     while let Some(accel) = accels.next() {
-        match (start(*accel, ram), accels.peek()) {
+        match (start(*accel, ram, &config.cpu), accels.peek()) {
             (Ok(runner), _) => return Ok(runner),
             (Err(error), None) => return Err(error.into()),
             (Err(error), Some(next)) => {
@@ -242,7 +283,7 @@ pub fn build(
     listener: Box<dyn MachineListener>,
     fds: &dyn FdSource,
 ) -> Result<Board, MachineError> {
-    let map = AddressMap::new(config.memory_bytes, physical_bits(&config));
+    let map = AddressMap::new(config.memory_bytes, physical_bits(&config)?);
     let ram = allocate(&config, &map)?;
     let (vm, qtest) = accelerator(&config, ram.guest())?;
 

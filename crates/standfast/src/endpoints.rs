@@ -73,6 +73,11 @@ fn open(chardev: &ChardevConfig) -> anyhow::Result<OpenEndpoint> {
     if chardev.logfile.is_some() {
         bail!("logfile= is for serial ports: of what a monitor says there is no copy");
     }
+    if matches!(&chardev.backend, ChardevBackend::Socket(socket) if socket.reconnect_ms != 0) {
+        bail!(
+            "a monitor does not connect again; leave reconnect-ms= out, or let it listen (server=on)"
+        );
+    }
     let endpoint = match &chardev.backend {
         ChardevBackend::Stdio { .. } => Endpoint::Stdio,
         ChardevBackend::Socket(socket) => match (&socket.address, socket.server) {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use config::vm::{Accel, Incoming, MachineKind, VmConfig};
+use config::vm::{Accel, Incoming, MachineKind, MemLock, VmConfig};
 use machine::clock::{Clocks, ManualClock};
 use machine::inspect::Inspect;
 use machine::{Board, Control, FdSource, control_with, passed, qtest};
@@ -86,6 +86,7 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         recorder.clone(),
         crate::backend::rtc_path(&config),
     ));
+    lock_memory(config.machine.mem_lock)?;
     let mut board = machine::build(
         config.clone(),
         control.clone(),
@@ -126,6 +127,20 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
     monitors.close(GOODBYE);
     drop(board);
     Ok(ExitCode::from(status))
+}
+
+/// `-overcommit mem-lock=`.
+fn lock_memory(lock: MemLock) -> anyhow::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    let (flags, shown) = match lock {
+        MemLock::Off => return Ok(()),
+        MemLock::On => (all, "on"),
+        MemLock::OnFault => (all | MlockAllFlags::ONFAULT, "on-fault"),
+    };
+    mlockall(flags).with_context(|| {
+        format!("-overcommit mem-lock={shown}: memory cannot be locked (see ulimit -l)")
+    })
 }
 
 /// The descriptor of an address `fd:N`.

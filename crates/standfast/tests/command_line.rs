@@ -274,8 +274,12 @@ fn one_line_for_each_wrong_command_line() {
             "-smp 65: Invalid SMP CPUs 65. The max CPUs supported by machine 'pc-q35' is 64",
         ),
         (
-            "-smp 0",
-            "-smp 0: Parameter 'cpus' expects a number from 1 to 4294967295",
+            "-overcommit cpu-pm=on",
+            "-overcommit cpu-pm=on: cpu-pm=on is not supported: a guest that idles gives its processor up",
+        ),
+        (
+            "-serial telnet:127.0.0.1:5",
+            "-serial telnet:127.0.0.1:5: telnet=on is not supported; use a plain socket, as tcp:HOST:PORT",
         ),
         (
             "-smp 4,sockets=3,cores=2,maxcpus=4",
@@ -324,6 +328,22 @@ fn one_line_for_each_wrong_command_line() {
         (
             "-rtc base=never",
             "-rtc base=never: Parameter 'base' expects utc, localtime, 2024-12-31 or 2024-12-31T23:59:59, not 'never'",
+        ),
+        (
+            "-cpu host,+nope",
+            "-cpu host,+nope: Property 'host-x86_64-cpu.nope' not found",
+        ),
+        (
+            "-cpu host,+vmx",
+            "-cpu host,+vmx: 'vmx' is not supported: it would not survive a migration",
+        ),
+        (
+            "-smp 0",
+            "-smp 0: Invalid CPU topology: CPU topology parameters must be greater than zero",
+        ),
+        (
+            "-smp 4,sockets=3",
+            "-smp 4,sockets=3: Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (3) * dies (1) * cores (1) * threads (1) != maxcpus (4)",
         ),
         ("-global x", "-global x: expected DRIVER.PROPERTY=VALUE"),
         (
@@ -566,6 +586,44 @@ fn what_the_host_refuses_is_told_with_its_option_and_once() {
             format!("standfast: {message}\n")
         );
         assert_eq!(output.status.code(), Some(1), "{line}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_whole_kernel_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let mut header = vec![0; 0x400];
+    header[0x1f1] = 1; // sectors of setup code
+    header[0x1f4..0x1f8].copy_from_slice(&0x1000_u32.to_le_bytes()); // 16 bytes each
+    header[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
+    header[0x206..0x208].copy_from_slice(&0x20c_u16.to_le_bytes());
+    header[0x211] = 1; // loaded high
+    header[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    header[0x236] = 1; // a 64-bit entry
+    for (image, reason) in [
+        (
+            vec![b'x'; 0x1000],
+            "it is neither a bzImage nor an ELF image",
+        ),
+        (
+            header,
+            "the file is truncated: its 1024 bytes are fewer than its header says",
+        ),
+    ] {
+        std::fs::write(&path, image).unwrap();
+        let output = program(&format!(
+            "-M q35 -accel qtest -nodefaults -display none -kernel {}",
+            path.display()
+        ));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!(
+                "standfast: -kernel {}: {reason}; give a bzImage or a vmlinux with a PVH entry point\n",
+                path.display()
+            )
+        );
+        assert_eq!(output.status.code(), Some(1));
     }
 }
 

@@ -78,15 +78,15 @@ pub(super) const ROOT_PORT: &[Property] = &[
         "hotplug",
         "Devices can be added and removed while the machine runs",
     ),
-    full(
+    ignored(
         "bus-reserve",
         K::U32,
         None,
         "Bus numbers kept for behind the port",
     ),
-    full("io-reserve", K::Size, None, "Size of the I/O window"),
-    full("mem-reserve", K::Size, None, "Size of the memory window"),
-    full(
+    ignored("io-reserve", K::Size, None, "Size of the I/O window"),
+    ignored("mem-reserve", K::Size, None, "Size of the memory window"),
+    ignored(
         "pref64-reserve",
         K::Size,
         None,
@@ -168,16 +168,28 @@ pub(super) const VFIO: &[Property] = &[
         None,
         "The host's device as an open /dev/vfio/devices/vfioN, with iommufd=",
     ),
-    full(
+    ignored(
         "rombar",
         K::U32,
         Some("1"),
         "Show the device's expansion ROM; 0 for not",
     ),
-    off("x-no-mmap", "Trap all accesses to BARs (for debugging)"),
-    off("x-no-kvm-msi", "Deliver MSI by user space (for debugging)"),
-    off(
+    ignored(
+        "x-no-mmap",
+        K::Bool,
+        Some("off"),
+        "Trap all accesses to BARs (for debugging)",
+    ),
+    ignored(
+        "x-no-kvm-msi",
+        K::Bool,
+        Some("off"),
+        "Deliver MSI by user space (for debugging)",
+    ),
+    ignored(
         "x-no-kvm-msix",
+        K::Bool,
+        Some("off"),
         "Deliver MSI-X by user space (for debugging)",
     ),
     ignored(

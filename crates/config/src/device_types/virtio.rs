@@ -302,13 +302,13 @@ pub(super) const VIRTIO_NET: &[Property] = &[
         Some("256"),
         "Descriptors of a transmit queue, a power of two from 256 to 1024",
     ),
-    full(
+    ignored(
         "speed",
         K::I32,
         Some("-1"),
         "Link speed told to the guest, Mbit/s; -1 for unknown",
     ),
-    full(
+    ignored(
         "duplex",
         K::Choice(&["full", "half"]),
         None,

@@ -70,8 +70,6 @@ pub struct SocketConfig {
     pub wait: bool,
     /// `nodelay=`: TCP_NODELAY.
     pub nodelay: bool,
-    /// `telnet=`: speak the telnet protocol's negotiation.
-    pub telnet: bool,
     /// `reconnect-ms=` or `reconnect=`: connect again after so long; 0 for never (clients only).
     pub reconnect_ms: u64,
 }

@@ -298,9 +298,11 @@ fn socket(reader: &mut Reader) -> Result<SocketConfig> {
         (None, Some(delay)) => !delay,
         (None, None) => false,
     };
-    for refused in ["websocket", "tn3270"] {
+    for refused in ["telnet", "websocket", "tn3270"] {
         if reader.flag_or(refused, false)? {
-            return Err(Error::Other(format!("{refused}=on is not supported")));
+            return Err(Error::Other(format!(
+                "{refused}=on is not supported; use a plain socket, as tcp:HOST:PORT"
+            )));
         }
     }
     for refused in ["tls-creds", "tls-authz"] {
@@ -315,7 +317,6 @@ fn socket(reader: &mut Reader) -> Result<SocketConfig> {
         server,
         wait: server && wait.unwrap_or(true),
         nodelay,
-        telnet: reader.flag_or("telnet", false)?,
         reconnect_ms,
     })
 }

@@ -51,9 +51,18 @@ pub struct MachineConfig {
     /// `mem-merge=`: whether KSM may merge guest RAM.
     pub mem_merge: bool,
     /// `-overcommit mem-lock=`: lock guest RAM.
-    pub mem_lock: bool,
-    /// `-overcommit cpu-pm=`: let the guest idle on the CPU itself.
-    pub cpu_pm: bool,
+    pub mem_lock: MemLock,
+}
+
+/// `-overcommit mem-lock=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemLock {
+    /// Memory may be swapped out.
+    Off,
+    /// All of it is taken and kept.
+    On,
+    /// It is kept once it has been touched.
+    OnFault,
 }
 
 /// `-cpu`.
@@ -111,8 +120,7 @@ impl Default for MachineConfig {
             acpi_pci_hotplug: true,
             dump_guest_core: true,
             mem_merge: true,
-            mem_lock: false,
-            cpu_pm: false,
+            mem_lock: MemLock::Off,
         }
     }
 }

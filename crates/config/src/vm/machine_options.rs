@@ -1,8 +1,9 @@
 //! `-machine`, `-accel`, `-cpu`, `-smp`, `-m`, `-overcommit` and the chipset's globals.
 
 use super::machine::{
-    Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, SmpConfig,
+    Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, MemLock, SmpConfig,
 };
+use crate::cpu_features;
 use crate::error::{Error, Result};
 use crate::syntax::{Options, Reader, Source, nearest, parse_bool, parse_number};
 
@@ -166,15 +167,25 @@ impl MachineConfig {
         let mut reader = Reader::new(options, Source::CommandLine);
         match reader.string("mem-lock")?.as_deref() {
             None => {}
-            Some("on-fault") => self.mem_lock = true,
+            Some("on-fault") => self.mem_lock = MemLock::OnFault,
             Some(text) => {
-                self.mem_lock = parse_bool(text).ok_or_else(|| Error::BadValue {
-                    name: "mem-lock".to_owned(),
-                    expected: "'on', 'off' or 'on-fault'".to_owned(),
-                })?;
+                self.mem_lock = match parse_bool(text) {
+                    Some(true) => MemLock::On,
+                    Some(false) => MemLock::Off,
+                    None => {
+                        return Err(Error::BadValue {
+                            name: "mem-lock".to_owned(),
+                            expected: "'on', 'off' or 'on-fault'".to_owned(),
+                        });
+                    }
+                };
             }
         }
-        self.cpu_pm = reader.flag_or("cpu-pm", self.cpu_pm)?;
+        if reader.flag_or("cpu-pm", false)? {
+            return Err(Error::other(
+                "cpu-pm=on is not supported: a guest that idles gives its processor up",
+            ));
+        }
         reader.finish()
     }
 
@@ -363,6 +374,16 @@ impl CpuConfig {
                 "kvm" => config.kvm = on,
                 "check" | "enforce" | "host-phys-bits" | "host-cache-info" | "l3-cache"
                 | "legacy-cache" | "fill-mtrr-mask" => {}
+                "vmx" | "svm" | "invtsc" if on => {
+                    return Err(Error::Other(format!(
+                        "'{name}' is not supported: it would not survive a migration"
+                    )));
+                }
+                _ if name != "pmu" && cpu_features::find(&name).is_none() => {
+                    return Err(Error::Other(format!(
+                        "Property 'host-x86_64-cpu.{name}' not found"
+                    )));
+                }
                 _ => {
                     config.features.retain(|(known, _)| *known != name);
                     config.features.push((name, on));
@@ -382,8 +403,13 @@ impl SmpConfig {
         let mut reader = Reader::new(options, Source::CommandLine);
         let mut count = |key: &str| {
             reader
-                .number(key, 1, u64::from(u32::MAX))
-                .map(|count| count.and_then(|count| u32::try_from(count).ok()))
+                .number(key, 0, u64::from(u32::MAX))
+                .and_then(|count| match count {
+                    Some(0) => Err(Error::other(
+                        "Invalid CPU topology: CPU topology parameters must be greater than zero",
+                    )),
+                    count => Ok(count.and_then(|count| u32::try_from(count).ok())),
+                })
         };
         let cpus = count("cpus")?;
         let max_cpus = count("maxcpus")?;
@@ -425,7 +451,7 @@ impl SmpConfig {
             }
         };
         let total = product(&[sockets, dies, cores, threads]).ok_or_else(too_many)?;
-        let max_cpus = max_cpus.unwrap_or(total);
+        let max_cpus = wanted.unwrap_or(total);
         let cpus = cpus.unwrap_or(max_cpus);
         if cpus > MAX_CPUS || max_cpus > MAX_CPUS {
             return Err(Error::Other(format!(

@@ -13,12 +13,13 @@ mod pvh;
 
 use crate::address_map::{ACPI_TABLES, AddressMap};
 use hypervisor::{BootRegisters, GDT};
+use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use memory::GuestRam;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -130,7 +131,7 @@ pub fn load(
         .map_err(|_| not_a_kernel("it is shorter than four bytes".into()))?;
     if magic == *b"\x7fELF" {
         let loaded =
-            Elf::load(ram, None, &mut kernel, None).map_err(|e| not_a_kernel(e.to_string()))?;
+            Elf::load(ram, None, &mut kernel, None).map_err(|e| not_a_kernel(plain(&e)))?;
         let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
             return Err(not_a_kernel("the ELF image has no PVH entry point".into()));
         };
@@ -157,6 +158,13 @@ pub fn load(
         return Err(not_a_kernel(
             "it is no 64-bit kernel of boot protocol 2.12 or later".into(),
         ));
+    }
+    // As it is loaded by the file's length, the guest would find out, and reset for ever.
+    let length = kernel.seek(SeekFrom::End(0)).unwrap_or(u64::MAX);
+    if !is_whole(&header, length) {
+        return Err(not_a_kernel(format!(
+            "the file is truncated: its {length} bytes are fewer than its header says"
+        )));
     }
     let limit = u64::from(header.cmdline_size).min(COMMAND_LINE_ROOM - 1);
     let placed = place(
@@ -197,12 +205,31 @@ fn load_bzimage(
                 path,
                 ram_mib: map.low_ram_end() >> 20,
             },
+            Error::Bzimage(bzimage::Error::InvalidBzImage) => BootError::NotAKernel {
+                path,
+                reason: "it is neither a bzImage nor an ELF image".into(),
+            },
             error => BootError::NotAKernel {
                 path,
-                reason: error.to_string(),
+                reason: plain(&error),
             },
         }
     })
+}
+
+/// The loader's message without the name that it begins each part with.
+fn plain(error: &linux_loader::loader::Error) -> String {
+    error.to_string().replace("Kernel Loader: ", "")
+}
+
+/// A file of `length` bytes holds all of the kernel that its header speaks of.
+fn is_whole(header: &setup_header, length: u64) -> bool {
+    // A header that says 0 means 4.
+    let sectors = match header.setup_sects {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    (sectors + 1) * 512 + u64::from(header.syssize) * 16 <= length
 }
 
 /// Places command line and initial RAM disk.

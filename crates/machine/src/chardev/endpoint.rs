@@ -9,6 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 type Input = Option<Box<dyn Read + Send>>;
 type Connection = (Input, Box<dyn Write + Send>);
@@ -19,6 +21,12 @@ enum Kind {
         path: Option<PathBuf>,
     },
     Tcp(TcpListener),
+    /// Connects again so long after a connection ended or failed.
+    Client {
+        address: SocketAddress,
+        nodelay: bool,
+        again: Duration,
+    },
     /// Connected at the start, once.
     Once,
 }
@@ -47,6 +55,36 @@ fn tcp_pair(stream: TcpStream, nodelay: bool) -> io::Result<Connection> {
 fn file_pair(file: File) -> io::Result<Connection> {
     let input = file.try_clone()?;
     Ok((Some(Box::new(input)), Box::new(file)))
+}
+
+/// An address as `query-chardev` shows it.
+fn shown(address: &SocketAddress) -> String {
+    match address {
+        SocketAddress::Unix { path, .. } => format!("unix:{}", path.display()),
+        SocketAddress::Tcp { host, port, .. } => format!("tcp:{}:{port}", host_of(host)),
+        SocketAddress::Fd(FdRef::Number(number)) => format!("fd:{number}"),
+        SocketAddress::Fd(FdRef::Name(name)) => format!("fd:{name}"),
+    }
+}
+
+fn host_of(host: &str) -> &str {
+    if host.is_empty() { "0.0.0.0" } else { host }
+}
+
+fn connect(address: &SocketAddress, nodelay: bool) -> Result<Connection, String> {
+    let connected = match address {
+        SocketAddress::Unix { path, .. } => UnixStream::connect(path)
+            .and_then(unix_pair)
+            .map_err(|error| (path.display().to_string(), error)),
+        SocketAddress::Tcp { host, port, .. } => {
+            let host = host_of(host);
+            TcpStream::connect((host.trim_matches(['[', ']']), *port))
+                .and_then(|stream| tcp_pair(stream, nodelay))
+                .map_err(|error| (format!("{host}:{port}"), error))
+        }
+        SocketAddress::Fd(_) => return Err("an inherited socket is connected already".into()),
+    };
+    connected.map_err(|(to, error)| format!("Failed to connect to '{to}': {error}"))
 }
 
 impl Endpoint {
@@ -151,11 +189,27 @@ impl Endpoint {
                 }
                 .wait_if(socket.wait)
             }
-            SocketAddress::Unix { path, .. } => {
-                let stream = UnixStream::connect(path)
-                    .map_err(|e| format!("Failed to connect to '{}': {e}", path.display()))?;
-                let connection = unix_pair(stream).map_err(|e| e.to_string())?;
-                Ok(Self::once(&format!("unix:{}", path.display()), connection))
+            address @ (SocketAddress::Unix { .. } | SocketAddress::Tcp { .. })
+                if !socket.server && socket.reconnect_ms != 0 =>
+            {
+                let first = connect(address, socket.nodelay);
+                if let Err(error) = &first {
+                    tracing::warn!("{error}; trying again");
+                }
+                Ok(Self {
+                    kind: Kind::Client {
+                        address: address.clone(),
+                        nodelay: socket.nodelay,
+                        again: Duration::from_millis(socket.reconnect_ms),
+                    },
+                    filename: shown(address),
+                    first: Mutex::new(first.ok()),
+                    link: None,
+                })
+            }
+            address @ SocketAddress::Unix { .. } => {
+                let connection = connect(address, socket.nodelay)?;
+                Ok(Self::once(&shown(address), connection))
             }
             SocketAddress::Tcp { host, port, .. } => {
                 let host = if host.is_empty() { "0.0.0.0" } else { host };
@@ -172,10 +226,8 @@ impl Endpoint {
                     }
                     .wait_if(socket.wait);
                 }
-                let stream = TcpStream::connect(at)
-                    .map_err(|e| format!("Failed to connect to '{host}:{port}': {e}"))?;
-                let connection = tcp_pair(stream, socket.nodelay).map_err(|e| e.to_string())?;
-                Ok(Self::once(&format!("tcp:{host}:{port}"), connection))
+                let connection = connect(&socket.address, socket.nodelay)?;
+                Ok(Self::once(&shown(&socket.address), connection))
             }
             SocketAddress::Fd(FdRef::Name(name)) => {
                 Err(format!("no file descriptor is named '{name}'"))
@@ -214,6 +266,17 @@ impl Endpoint {
         match &self.kind {
             Kind::Unix { listener, .. } => unix_pair(listener.accept()?.0).map(Some),
             Kind::Tcp(listener) => tcp_pair(listener.accept()?.0, true).map(Some),
+            Kind::Client {
+                address,
+                nodelay,
+                again,
+            } => loop {
+                thread::sleep(*again);
+                match connect(address, *nodelay) {
+                    Ok(connection) => return Ok(Some(connection)),
+                    Err(error) => tracing::debug!("{error}; trying again"),
+                }
+            },
             Kind::Once => Ok(None),
         }
     }

@@ -208,9 +208,9 @@ pub static OPTIONS: &[OptionSpec] = &[
     option(
         "overcommit",
         &[],
-        Some("[mem-lock=on|off|on-fault][,cpu-pm=on|off]"),
+        Some("[mem-lock=on|off|on-fault][,cpu-pm=off]"),
         Standard,
-        "mem-lock=on locks guest RAM; cpu-pm=on lets an idle guest keep its processor",
+        "mem-lock=on keeps guest RAM and this program in memory, on-fault what has been touched of them",
         apply::overcommit,
     ),
     option(

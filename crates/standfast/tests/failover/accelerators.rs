@@ -109,3 +109,23 @@ fn a_stream_of_kvm_is_refused_by_a_client_and_the_reverse() {
         refused(&output, "qtest-vcpu", "vcpu");
     }
 }
+
+#[test]
+fn memory_is_locked_where_that_is_asked_for() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: locking memory needs root");
+        return;
+    }
+    let locked_kib = ["off", "on"].map(|lock| {
+        let options = format!("-M q35 -nodefaults -m 32 -overcommit mem-lock={lock}");
+        let mut machine = Machine::start(&options);
+        let cpus = machine.qmp("query-cpus-fast", json!({})).unwrap();
+        let thread = cpus[0]["thread-id"].as_u64().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmLck:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap()
+    });
+    assert_eq!(locked_kib[0], 0);
+    assert!(locked_kib[1] >= 32 << 10, "{locked_kib:?}");
+}

@@ -7,7 +7,8 @@ use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 /// COM1's transmit register, in the words of qtest.
 const SAY_A: &str = "outb 0x3f8 0x41";
@@ -89,4 +90,31 @@ fn a_descriptor_of_the_machines_own_is_not_to_be_had() {
         true
     );
     machine.stop();
+}
+
+#[test]
+fn a_serial_port_connects_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    // Nobody listens there yet.
+    let mut machine = Machine::start(&format!(
+        "-M q35 -nodefaults -chardev socket,id=c,path={},reconnect-ms=10 -serial chardev:c",
+        path.display()
+    ));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            if sender.send(stream.unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    let next = || receiver.recv_timeout(Duration::from_secs(25)).unwrap();
+    drop(next());
+    let mut second = next();
+    machine.command(SAY_A);
+    let mut said = [0];
+    second.read_exact(&mut said).unwrap();
+    assert_eq!(said, *b"A");
 }

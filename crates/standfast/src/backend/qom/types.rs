@@ -1,6 +1,6 @@
 //! The types of objects: their family tree and their properties.
 
-use super::super::{cpu_features, cpus::type_of};
+use super::super::cpus::type_of;
 use super::values;
 use config::device_types::DEVICE_TYPES;
 use config::property::{BusKind, DeviceType, Model};
@@ -282,7 +282,7 @@ fn own_rows(name: &str) -> &'static [Row] {
 fn cpu_properties() -> Vec<ObjectPropertyInfo> {
     let switches = ["migratable", "kvm", "host-phys-bits"]
         .into_iter()
-        .chain(cpu_features::names());
+        .chain(config::cpu_features::names());
     let mut all: Vec<_> = switches.map(|name| property(name, "bool", None)).collect();
     all.push(property("phys-bits", "uint32", None));
     all
