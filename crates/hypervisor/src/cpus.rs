@@ -365,7 +365,12 @@ fn enter(vcpu: &mut Vcpu, bus: &dyn Bus) -> Next {
         Ok(VcpuExit::FailEntry(reason, _)) => failed(format!(
             "KVM could not enter the guest (hardware reason {reason:#x})"
         )),
-        Ok(VcpuExit::InternalError) => failed("KVM could not emulate an instruction".into()),
+        Ok(VcpuExit::InternalError) => {
+            let at = vcpu.fd.get_regs().map_or(0, |regs| regs.rip);
+            failed(format!(
+                "KVM could not emulate the instruction at {at:#x}: the guest went astray, or this host's /dev/kvm cannot run it"
+            ))
+        }
         Ok(exit) => failed(format!("unexpected exit {exit:?}")),
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Look,
         Err(error) => failed(format!("KVM_RUN: {error}")),

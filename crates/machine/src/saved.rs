@@ -35,6 +35,8 @@ const CHIPSET_VERSION: u32 = 2;
 const ADDRESSES: &str = "addresses";
 const ADDRESSES_VERSION: u32 = 1;
 const HOTPLUG: &str = "acpi-pci-hotplug";
+/// What takes its place with `-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off`.
+const NATIVE_HOTPLUG: &str = "native-pcie-hotplug";
 
 fn vcpu_name(index: usize) -> String {
     format!("cpu/{index}")
@@ -92,7 +94,12 @@ impl Board {
         let irqchip = self.vm.irqchip_kind().model;
         devices.push(shape(irqchip.into(), irqchip));
         devices.push(shape(CHIPSET.into(), CHIPSET));
-        devices.push(shape(HOTPLUG.into(), HOTPLUG));
+        // Told apart here, a difference is found before the guest is stopped for it.
+        let hotplug = match self.config.machine.acpi_pci_hotplug {
+            true => HOTPLUG,
+            false => NATIVE_HOTPLUG,
+        };
+        devices.push(shape(HOTPLUG.into(), hotplug));
         devices.extend(
             self.functions()
                 .into_iter()

@@ -57,6 +57,11 @@ pub fn rtc_path(config: &VmConfig) -> String {
     format!("{}/rtc", cpus::path(lpc))
 }
 
+/// What objects of a type have; nothing if there is no such type.
+pub(crate) fn type_properties(name: &str) -> Option<Vec<monitor::types::ObjectPropertyInfo>> {
+    qom::type_properties(name).ok()
+}
+
 /// The texts of `-device help` and `-device DRIVER,help`, which HMP gives too.
 fn device_help(driver: Option<&str>) -> Option<String> {
     let Some(driver) = driver else {

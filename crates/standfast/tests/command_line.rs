@@ -434,6 +434,10 @@ fn one_line_for_each_wrong_command_line() {
             "-drive file=x,format=qcow2,if=virtio",
             "-drive file=x,format=qcow2,if=virtio: image format 'qcow2' is not supported; convert it: qemu-img convert -O raw, and give format=raw",
         ),
+        (
+            "-serial chardev:c",
+            "-serial chardev:c: chardev \"c\" not found",
+        ),
         ("-mon chardev=c", "-mon chardev=c: chardev \"c\" not found"),
         (
             "-chardev null,id=c -mon chardev=c -serial chardev:c",
@@ -656,6 +660,10 @@ fn the_program_prints_and_leaves_with_0() {
         ("-device help", "Controller/Bridge/Hub devices:"),
         ("-device virtio-net-pci,help", "virtio-net-pci options:"),
         ("-device vfio-pci,?", "vfio-pci options:"),
+        (
+            "-object memory-backend-memfd,help",
+            "memory-backend-memfd options:",
+        ),
         ("-d help", "Log items (comma separated):"),
         ("-display help", "Available display backend types:"),
     ] {

@@ -269,25 +269,21 @@ impl VmConfig {
             )
             .chain(self.qtest.iter().map(|qtest| ("-qtest", &qtest.chardev)));
         for (option, chardev) in fronts {
+            let shown = match option {
+                "-mon" => format!("chardev={chardev}"),
+                _ => format!("chardev:{chardev}"),
+            };
             match users.take(self, chardev) {
                 Use::Taken => {}
                 Use::Unknown => {
                     let error = Error::Other(format!("chardev \"{chardev}\" not found"));
-                    return Err(OptionError::new(
-                        option,
-                        &format!("chardev={chardev}"),
-                        error,
-                    ));
+                    return Err(OptionError::new(option, &shown, error));
                 }
                 Use::Busy => {
                     let error = Error::Other(format!(
                         "chardev '{chardev}' is in use; give it mux=on to share it"
                     ));
-                    return Err(OptionError::new(
-                        option,
-                        &format!("chardev={chardev}"),
-                        error,
-                    ));
+                    return Err(OptionError::new(option, &shown, error));
                 }
             }
         }

@@ -237,7 +237,7 @@ pub enum StreamError {
     )]
     Qemu,
     /// It is something else altogether.
-    #[error("this is not a Standfast migration stream: it begins with {0:02x?}")]
+    #[error("this is not a Standfast migration stream: it begins with \"{bytes}\"", bytes = .0.escape_ascii())]
     Foreign([u8; 8]),
     /// It was written by a newer program.
     #[error(

@@ -92,6 +92,20 @@ pub fn device(device: &DeviceType) -> String {
     text
 }
 
+/// `-object TYPE,help`; nothing if there is no type of the name `type_name`.
+pub fn object(type_name: &str) -> Option<String> {
+    let mut properties = crate::backend::type_properties(type_name)?;
+    properties.retain(|property| property.name != "type");
+    properties.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut text = format!("{type_name} options:\n");
+    for property in properties {
+        let left = format!("  {}=<{}>", property.name, property.kind);
+        let what = property.description.unwrap_or_default();
+        let _ = writeln!(text, "{left:<33} - {what}");
+    }
+    Some(text)
+}
+
 /// A property's description with what there is to add to it.
 pub fn described(property: &Property) -> String {
     let mut text = property.description.to_owned();

@@ -170,7 +170,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         &[],
         Some("TYPE,id=ID[,PROPERTY=VALUE...] | JSON"),
         Standard,
-        "create an object: a memory back end, a source of random bytes, ...; '-object help' lists the types",
+        "create an object: a memory back end, a source of random bytes, ...; '-object help' lists the types, '-object TYPE,help' the properties of one",
         apply::object,
     ),
     option(
@@ -208,9 +208,9 @@ pub static OPTIONS: &[OptionSpec] = &[
     option(
         "overcommit",
         &[],
-        Some("[mem-lock=on|off|on-fault][,cpu-pm=off]"),
+        Some("[mem-lock=on|off|on-fault][,cpu-pm=on|off]"),
         Standard,
-        "mem-lock=on keeps guest RAM and this program in memory, on-fault what has been touched of them",
+        "mem-lock=on keeps guest RAM and this program in memory, on-fault what has been touched of them; cpu-pm=on is refused: a guest that idles gives its processor up",
         apply::overcommit,
     ),
     option(

@@ -239,3 +239,23 @@ fn an_incoming_command_is_given_on_the_command_line() {
         }
     }
 }
+
+#[test]
+fn a_target_with_the_other_hotplug_is_told_apart_by_its_devices() {
+    let mut source = Machine::start("-M q35 -nodefaults -m 32");
+    let file = source.folder.path().join("stream");
+    migrate(&mut source, &file);
+    source.until("completed", &["", "setup", "active", "device"]);
+    let mut target = Machine::start(
+        "-M q35 -nodefaults -m 32 -incoming defer -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+    );
+    let uri = format!("exec: cat {}", file.display());
+    let arguments = json!({"uri": uri, "exit-on-error": false});
+    target.qmp("migrate-incoming", arguments).unwrap();
+    target.until("failed", &["", "setup", "active"]);
+    let info = target.qmp("query-migrate", json!({})).unwrap();
+    assert_eq!(
+        info["error-desc"],
+        "device 'acpi-pci-hotplug' is a acpi-pci-hotplug on the source and a native-pcie-hotplug here: start the target with the source's devices"
+    );
+}

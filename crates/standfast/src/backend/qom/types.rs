@@ -191,7 +191,7 @@ pub(super) const MACHINE: &[Row] = &[
         "bool",
         "Include guest memory in a core dump",
     ),
-    ("mem-merge", "bool", "Let identical pages be merged"),
+    ("mem-merge", "bool", "Taken, no effect"),
     ("graphics", "bool", "Graphics emulation; there is none"),
     ("usb", "bool", "USB; there is none"),
 ];
@@ -216,11 +216,11 @@ const MEMORY: &[Row] = &[
     ("size", "int", "Size of the memory (ex: 500M)"),
     ("dump", "bool", "Part of a core dump"),
     ("prealloc", "bool", "Preallocate memory"),
-    ("prealloc-threads", "int", "Threads that preallocate"),
+    ("prealloc-threads", "int", "Taken, no effect"),
     ("reserve", "bool", "Reserve swap space or huge pages"),
     ("merge", "bool", "Let identical pages be merged"),
-    ("policy", "HostMemPolicy", "NUMA policy"),
-    ("host-nodes", "int", "NUMA nodes of the host"),
+    ("policy", "HostMemPolicy", "NUMA policy (only default)"),
+    ("host-nodes", "int", "NUMA nodes of the host (only none)"),
     (
         "x-use-canonical-path-for-ramblock-id",
         "bool",

@@ -97,6 +97,14 @@ pub(super) fn device(builder: &mut Builder, argument: &str) -> Outcome {
 }
 
 pub(super) fn object(builder: &mut Builder, argument: &str) -> Outcome {
+    let asked = argument
+        .strip_suffix(",help")
+        .or_else(|| argument.strip_suffix(",?"));
+    if let Some(kind) = asked.filter(|asked| OBJECT_TYPES.iter().any(|(kind, _)| kind == asked))
+        && let Some(text) = help::object(kind)
+    {
+        return Err(Stop::Print(text));
+    }
     listing(argument, "List of user creatable objects:", OBJECT_TYPES)?;
     builder.object(argument)
 }
