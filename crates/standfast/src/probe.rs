@@ -36,10 +36,11 @@ pub fn run(config: VmConfig, startup: Startup, goodbye: Duration) -> anyhow::Res
     }
     // Before anybody can ask: the first answer is as definite as the last.
     backend.start();
+    // Whoever has spoken to a monitor may end the program in order.
+    end_on_signals(end)?;
     for (wanted, endpoint) in endpoints {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
     }
-    end_on_signals(end)?;
     startup.ready().context("-daemonize")?;
     let cause = ended.recv().unwrap_or(ShutdownCause::None);
     events.emit(Event::Shutdown {

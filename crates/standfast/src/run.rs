@@ -109,6 +109,8 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         let client = client.context("-qtest: the guest has processors; give -accel qtest too")?;
         server.serve(client, guest_clock, control.clone())?;
     }
+    // Whoever has spoken to a monitor may end the program in order.
+    end_on_signals(control.clone())?;
     // A client hears nothing of what the start did: QEMU's finds a machine that runs already.
     for (wanted, endpoint) in endpoints.into_iter().chain(shared) {
         monitors.serve(crate::endpoints::mode(wanted), endpoint)?;
@@ -119,7 +121,6 @@ pub fn run(config: VmConfig, startup: Startup) -> anyhow::Result<ExitCode> {
         Some(address) => Some(metrics::serve(address, source(control.clone(), recorder))?),
         None => None,
     };
-    end_on_signals(control)?;
     startup.ready().context("-daemonize")?;
     let (status, board) = control_loop.run(board);
     board.flush();
