@@ -56,23 +56,42 @@ impl VmConfig {
                 }
             }
         }
+        self.warn_of_lonely_netdevs(&mut warnings);
         self.warn_of_lonely_nics(&mut warnings);
         warnings
     }
 
-    /// In QEMU's words, and as QEMU names a NIC without an id. A primary that begins hidden is not there yet.
+    /// A primary that waits for its standby to be accepted is not there yet.
+    fn begins_hidden(&self, device: &DeviceConfig) -> bool {
+        self.devices.iter().any(|other| {
+            other.id.is_some()
+                && other.id == device.failover_pair_id
+                && matches!(&other.kind, DeviceKind::VirtioNet(net) if net.failover)
+        })
+    }
+
+    /// In QEMU's words.
+    fn warn_of_lonely_netdevs(&self, warnings: &mut Vec<String>) {
+        let used = |id: &str| {
+            self.devices.iter().any(|device| {
+                let DeviceKind::VirtioNet(net) = &device.kind else {
+                    return false;
+                };
+                net.netdev.as_deref() == Some(id) && !self.begins_hidden(device)
+            })
+        };
+        let lonely = self.netdevs.iter().filter(|netdev| !used(&netdev.id));
+        warnings.extend(lonely.map(|netdev| format!("netdev {} has no peer", netdev.id)));
+    }
+
+    /// In QEMU's words, and as QEMU names a NIC without an id.
     fn warn_of_lonely_nics(&self, warnings: &mut Vec<String>) {
         let mut models: Vec<&str> = Vec::new();
         for device in &self.devices {
             let DeviceKind::VirtioNet(net) = &device.kind else {
                 continue;
             };
-            let begins_hidden = self.devices.iter().any(|other| {
-                other.id.is_some()
-                    && other.id == device.failover_pair_id
-                    && matches!(&other.kind, DeviceKind::VirtioNet(net) if net.failover)
-            });
-            if begins_hidden {
+            if self.begins_hidden(device) {
                 continue;
             }
             let earlier = models.iter().filter(|model| **model == device.driver);

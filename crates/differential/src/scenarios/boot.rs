@@ -74,6 +74,27 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
         &[CHECKED]
     ),
+    row!(
+        "boot-lonely-netdevs",
+        "a netdev that nobody uses, and one of a primary that is hidden",
+        |stage| {
+            let mut line = board(2);
+            let mut netdev = |id: &str| {
+                let [here, there] = ["here", "there"].map(|end| stage.text(&format!("{id}-{end}")));
+                line.push("-netdev".to_owned());
+                line.push(format!(
+                    "dgram,id={id},local.type=unix,local.path={here},remote.type=unix,remote.path={there}"
+                ));
+            };
+            netdev("lonely");
+            netdev("hidden");
+            line.extend(standby(0));
+            line.extend(words(
+                "-device virtio-net-pci,id=primary0,bus=root1,netdev=hidden,failover_pair_id=standby0",
+            ));
+            stage.command_line("vm", &line)
+        }
+    ),
     row!("boot-primary-no-id", "a primary without an id", |stage| {
         beside_standby(
             stage,
