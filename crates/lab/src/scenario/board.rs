@@ -13,7 +13,7 @@ use crate::packages;
 use crate::vm::{Config, Vm};
 
 /// More processors than the lab host has, so that they take turns.
-const CPUS: u32 = 8;
+const CPUS: u32 = 4;
 const DISK_BYTES: u64 = 16 << 20;
 /// Where the guest writes on its disk, and what it reads there on the other host.
 const MARK_AT: u64 = 5 << 20;

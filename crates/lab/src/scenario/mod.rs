@@ -318,7 +318,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "board",
-        about: "eight processors, a disk, random numbers, the clock, resets and the power button, here and on the other host",
+        about: "four processors, a disk, random numbers, the clock, resets and the power button, here and on the other host",
         primary: PrimaryKind::Vf,
         run: board::board,
     },
