@@ -217,8 +217,8 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
             texts(&report),
             [
                 format!("bridge fdb replace {MAC_TEXT} dev tap0 master dynamic sticky: done"),
-                "ip link set dev pf0 vf 3 mac 00:00:00:00:00:00: failed".to_owned(),
                 format!("bridge fdb add {MAC_TEXT} dev pf0 self: done"),
+                "ip link set dev pf0 vf 3 mac 00:00:00:00:00:00: failed".to_owned(),
             ]
         );
         assert_eq!(port_of_guest().as_deref(), Some("tap0"));

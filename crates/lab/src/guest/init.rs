@@ -40,6 +40,11 @@ pub fn run() -> Result<()> {
     mount("devtmpfs", "/dev", "devtmpfs", none, None).context("mount /dev")?;
     // What net_failover and the drivers say is part of the timeline.
     let _ = fs::write("/proc/sys/kernel/printk", "7 4 1 7");
+    // All NICs are on one switch: each is to answer for its own address alone, or what is told of one pair would be true of
+    // another, whose NIC answered first.
+    for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        let _ = fs::write(format!("/proc/sys/net/ipv4/conf/all/{setting}"), value);
+    }
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let values = |name: &str| -> Vec<String> {
         command_line

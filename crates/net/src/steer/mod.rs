@@ -255,6 +255,8 @@ impl Steering {
         if let (false, Some(uplink)) = (pointed, self.uplink()) {
             self.forget_at(&uplink, &mut report);
         }
+        // Before the VF loses the address: somebody has it at every moment, also with a NIC that does not let it go.
+        self.ask_on_pf(&mut report);
         self.free_vf(&mut report);
         self.told(Moment::ToStandby, reason, report)
     }
@@ -453,16 +455,16 @@ impl Steering {
         }
     }
 
-    /// Takes the address off the VF; where the NIC does not allow that, the host asks for it too.
+    /// Takes the address off the VF.
     fn free_vf(&mut self, report: &mut Report) {
-        if self.vf().is_some() && !self.set_vf_mac(NO_MAC, report) {
-            self.ask_on_pf(report);
-        }
+        self.set_vf_mac(NO_MAC, report);
     }
 
-    /// Asks the NIC to hand the guest's frames to the host.
+    /// Asks the NIC to hand the guest's frames to the host, if they get from there to the tap: else its switch would keep
+    /// them from whoever they are for. That the PF is promiscuous as a bridge's port is not enough: a NIC's switch may hand
+    /// what it does not know to the wire alone, or to the VFs.
     fn ask_on_pf(&mut self, report: &mut Report) {
-        if self.on_pf {
+        if self.on_pf || self.around.uplink.is_err() {
             return;
         }
         if let Some(vf) = self.vf() {
