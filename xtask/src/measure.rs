@@ -259,7 +259,13 @@ impl Work<'_> {
             ));
             let load = stage.emulator().and_then(Contention::begin);
             let result = stage.run_within(RUN_LIMIT, self.state, vmm, part.arguments());
-            stage::keep_logs(self.state, vmm, &format!("{}-{}", part.name, done + 1));
+            let good = result.as_ref().is_ok_and(|run| run.faults.is_empty());
+            let logs = if good {
+                format!("{}-{}", part.name, done + 1)
+            } else {
+                format!("{}-failed-{}", part.name, raw.failed.len() + 1)
+            };
+            stage::keep_logs(self.state, vmm, &logs);
             let others = load.and_then(|load| load.others());
             let failure = match result {
                 Ok(run) if run.faults.is_empty() => {

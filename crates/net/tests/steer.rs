@@ -233,6 +233,12 @@ fn a_vf_is_found_by_its_pf_and_what_its_nic_refuses_is_told_and_made_up_for() {
         steering.restore(WHY);
         assert_eq!(port_of_guest(), None);
         assert!(!sh("bridge fdb show").contains(MAC_TEXT));
+
+        // As a program that is killed: the kernel closes what it had open.
+        steering.to_standby(WHY);
+        assert!(own());
+        drop(steering);
+        assert!(!own());
     });
 }
 

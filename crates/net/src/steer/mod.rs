@@ -46,6 +46,7 @@
 //! standby, and drops what comes in there (seen with igbvf: the bridge sent the host's own traffic to the tap from then on).
 
 mod carrier;
+mod claim;
 mod discovery;
 mod hook;
 mod moment;

@@ -1,4 +1,4 @@
-//! A routing netlink socket: the few requests that steering makes, each waited for.
+//! A routing netlink socket: the few requests that steering makes, each waited for; and the guest's address claimed on its PF.
 //!
 //! A socket belongs to the network namespace in which it was opened, wherever its user goes later.
 
@@ -24,6 +24,7 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::carrier::LinkOf;
+use super::claim::Claims;
 use super::discovery::VfVlan;
 use crate::announce::Mac;
 
@@ -63,7 +64,8 @@ pub(super) enum Table {
     /// The bridge that the interface is a port of (`master`). A frame that comes in at another port does not move an entry of
     /// ours (`sticky`); it ages as any other, and goes with the port's carrier.
     Bridge,
-    /// The interface's own filter (`self`).
+    /// The interface's own filter (`self`), where it stays for as long as this program runs ([`Claims`]); without
+    /// `CAP_NET_RAW` an entry that a killed program leaves behind.
     Own,
 }
 
@@ -120,6 +122,7 @@ pub(super) trait Kernel: Send {
 pub(super) struct Route {
     socket: Socket,
     sequence: u32,
+    claims: Option<Claims>,
 }
 
 impl std::fmt::Debug for Route {
@@ -136,9 +139,12 @@ impl Route {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))?;
+        let claims = Claims::open()
+            .inspect_err(|error| tracing::debug!(%error, "no packet socket for addresses of the guest"));
         Ok(Self {
             socket,
             sequence: 0,
+            claims: claims.ok(),
         })
     }
 
@@ -253,6 +259,9 @@ impl Kernel for Route {
     }
 
     fn add_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+        if let (Table::Own, Some(claims)) = (table, &self.claims) {
+            return claims.add(port, mac);
+        }
         let flags = match table {
             Table::Bridge => NLM_F_CREATE | NLM_F_REPLACE,
             Table::Own => NLM_F_CREATE,
@@ -262,6 +271,9 @@ impl Kernel for Route {
     }
 
     fn delete_entry(&mut self, port: u32, mac: Mac, table: Table) -> io::Result<()> {
+        if let (Table::Own, Some(claims)) = (table, &self.claims) {
+            return claims.remove(port, mac);
+        }
         let request = RouteNetlinkMessage::DelNeighbour(entry(port, mac, table));
         self.ask(request, NLM_F_ACK, |_| {})
     }
