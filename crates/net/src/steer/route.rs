@@ -139,8 +139,9 @@ impl Route {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))?;
-        let claims = Claims::open()
-            .inspect_err(|error| tracing::debug!(%error, "no packet socket for addresses of the guest"));
+        let claims = Claims::open().inspect_err(
+            |error| tracing::debug!(%error, "no packet socket for addresses of the guest"),
+        );
         Ok(Self {
             socket,
             sequence: 0,
