@@ -45,6 +45,7 @@ static UNDO: Mutex<Vec<Undo>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 enum Undo {
     Ip(Vec<String>),
+    Fdb(String),
     Driver {
         address: String,
         driver: Option<String>,
@@ -55,6 +56,7 @@ impl Undo {
     fn perform(self) {
         match self {
             Self::Ip(arguments) => drop(Command::new("ip").args(arguments).status()),
+            Self::Fdb(line) => drop(fdb(&line)),
             Self::Driver { address, driver } => {
                 let device = Path::new(PCI).join(&address);
                 let _ = fs::write(device.join("driver/unbind"), &address);
@@ -96,6 +98,13 @@ fn ip(line: &str) -> Result<()> {
     packages::run(
         Command::new("ip").args(line.split(' ')),
         &format!("ip {line}"),
+    )
+}
+
+fn fdb(line: &str) -> Result<()> {
+    packages::run(
+        Command::new("bridge").arg("fdb").args(line.split(' ')),
+        &format!("bridge fdb {line}"),
     )
 }
 
@@ -145,11 +154,17 @@ pub fn site(options: &NativeOptions) -> Result<Option<(Site, Guard)>> {
     let client = format!("lab{own}");
     ip(&format!("netns add {client}"))?;
     undo_ip(&format!("netns del {client}"));
+    let [.., high, middle, low] = own.to_be_bytes();
+    let client_mac = format!("02:6c:61:{high:02x}:{middle:02x}:{low:02x}");
     ip(&format!(
-        "link add labc{own} type veth peer name eth0 netns {client}"
+        "link add labc{own} type veth peer name eth0 address {client_mac} netns {client}"
     ))?;
     undo_ip(&format!("link del labc{own}"));
     ip(&format!("link set labc{own} master {source_bridge} up"))?;
+    // Some NICs hand a broadcast back to the host that sent it, and the bridge would learn from it. Goes with the port.
+    fdb(&format!(
+        "replace {client_mac} dev labc{own} master static sticky"
+    ))?;
     ip(&format!("-n {client} link set lo up"))?;
     ip(&format!("-n {client} link set eth0 up"))?;
     ip(&format!("-n {client} addr add 10.9.0.1/24 dev eth0"))?;
@@ -165,16 +180,20 @@ pub fn site(options: &NativeOptions) -> Result<Option<(Site, Guard)>> {
         undo_ip(&format!(
             "link set {uplink} vf {number} mac 00:00:00:00:00:00"
         ));
+        // A VMM that is killed leaves its entry to age.
+        later(Undo::Fdb(format!("del {GUEST_MAC} dev {uplink} master")));
         if driver.as_deref() != Some("vfio-pci") {
             later(Undo::Driver {
                 address: address.to_owned(),
                 driver,
             });
         }
-        packages::run(
-            Command::new("modprobe").arg("vfio-pci"),
-            "modprobe vfio-pci",
-        )?;
+        if !Path::new("/sys/bus/pci/drivers/vfio-pci").exists() {
+            packages::run(
+                Command::new("modprobe").arg("vfio-pci"),
+                "modprobe vfio-pci",
+            )?;
+        }
         bind_vfio(address)?;
         Ok(Host {
             netns: None,
@@ -192,6 +211,11 @@ pub fn site(options: &NativeOptions) -> Result<Option<(Site, Guard)>> {
         host("a", source_bridge, source)?,
         host("b", target_bridge, target)?,
     ];
+    // Many NICs hand a frame from a VF to the wire alone unless they know the receiver as the PF's.
+    let [source_host, _] = &hosts;
+    let entry = format!("{client_mac} dev {} self", source_host.uplink);
+    fdb(&format!("add {entry}"))?;
+    later(Undo::Fdb(format!("del {entry}")));
     if let [first, second] = &hosts
         && first.uplink == second.uplink
     {
