@@ -67,6 +67,9 @@ struct Place {
     primary: PrimaryKind,
     #[command(flatten)]
     native: NativeOptions,
+    /// Locked for as long as the site is in use.
+    #[arg(long, default_value = "/run/lab-site.lock")]
+    lock: PathBuf,
 }
 
 impl Place {
@@ -91,7 +94,7 @@ impl Place {
         if !program.is_file() {
             bail!("there is no {}", program.display());
         }
-        let lock = File::create("/run/lab-site.lock").context("cannot create the site's lock")?;
+        let lock = File::create(&self.lock).context("cannot create the site's lock")?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!("another scenario, demo or guest is running in this lab host");
         }

@@ -11,6 +11,7 @@ pub mod lost;
 pub mod measure;
 pub mod memory;
 pub mod migrate;
+pub mod native;
 mod operator;
 pub mod pairs;
 mod relay;
@@ -435,6 +436,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a guest that ignores the request, a stream cut meanwhile, a guest that panics meanwhile",
         primary: PrimaryKind::Vf,
         run: stubborn::stubborn_guest,
+    },
+    Scenario {
+        name: "native",
+        about: "the demo on a machine of its own: a host with two NICs",
+        primary: PrimaryKind::Vf,
+        run: native::native,
     },
     Scenario {
         name: "bad-input",
