@@ -42,6 +42,24 @@ pub struct Slot {
     pub indicator: u16,
 }
 
+/// The kind of virtio registers whose capability has a multiplier (virtio 1.2, 4.1.4.4).
+const NOTIFICATIONS: u8 = 2;
+
+/// Where one kind of a virtio device's registers is (virtio 1.2, 4.1.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioRegisters {
+    /// Which: 1 common, 2 notifications, 3 interrupt status, 4 the device's own.
+    pub kind: u8,
+    /// The region that they are in.
+    pub bar: u8,
+    /// From the region's beginning.
+    pub offset: u32,
+    /// Their length.
+    pub bytes: u32,
+    /// How far the queues' notifications are apart.
+    pub multiplier: Option<u32>,
+}
+
 /// A guest that has set up PCI, and does with its devices what it is told.
 pub struct Guest {
     bus: QtestBus,
@@ -66,6 +84,14 @@ impl Guest {
     pub fn enumerate(&mut self) -> Result<()> {
         self.tree = tree(&mut self.bus)?;
         Ok(())
+    }
+
+    /// Sends a line of the `qtest` protocol; the answer is told as it is.
+    ///
+    /// # Errors
+    /// The machine does not answer.
+    pub fn line(&mut self, request: &str) -> Result<String> {
+        Ok(self.bus.exchange(request)?)
     }
 
     /// The bus behind a port.
@@ -122,6 +148,49 @@ impl Guest {
     /// As [`Guest::accept`].
     pub fn reset(&mut self, port: usize) -> Result<()> {
         Ok(self.device(port)?.reset(&mut self.bus)?)
+    }
+
+    /// All features that the virtio device at a port offers.
+    ///
+    /// # Errors
+    /// As [`Guest::accept`].
+    pub fn offered(&mut self, port: usize) -> Result<u64> {
+        Ok(self.device(port)?.offered(&mut self.bus)?)
+    }
+
+    /// Where the registers of the virtio device at a port are, by kinds: a driver looks for each of them, wherever it is listed.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn registers(&mut self, port: usize) -> Result<Vec<VirtioRegisters>> {
+        let at = Bdf::new(self.behind(port)?, 0, 0);
+        let access = self.tree.access();
+        let function = self.tree.function(at);
+        let function =
+            function.with_context(|| format!("the guest finds nothing at port {port}"))?;
+        let vendor = function.capabilities.iter();
+        let vendor = vendor.filter(|capability| capability.id == regs::CAP_VENDOR);
+        let bus = &mut self.bus;
+        let found = vendor
+            .map(|capability| {
+                let offset = capability.offset;
+                let kind = access.read8(bus, at, offset + 3)?;
+                Ok(VirtioRegisters {
+                    kind,
+                    bar: access.read8(bus, at, offset + 4)?,
+                    offset: access.read32(bus, at, offset + 8)?,
+                    bytes: access.read32(bus, at, offset + 12)?,
+                    multiplier: match kind {
+                        NOTIFICATIONS => Some(access.read32(bus, at, offset + 16)?),
+                        _ => None,
+                    },
+                })
+            })
+            .collect::<Result<Vec<_>>>();
+        found.map(|mut all| {
+            all.sort_by_key(|each| each.kind);
+            all
+        })
     }
 
     /// Fills memory with what cannot be sent as a page of zeros.

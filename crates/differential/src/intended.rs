@@ -43,6 +43,7 @@ intended! {
             "vm: only QEMU: event SHUTDOWN {\"guest\":false,\"reason\":\"host-qmp-quit\"}",
             "vm: only QEMU: stderr \"PROGRAM: warning: nic standby0 has no peer\"",
             "vm: only ours: stderr \"PROGRAM: -device virtio-net-pci,id=standby0,bus=root0,failover=on,failover_pair_id=standby0: Device 'standby0' cannot be its own standby: failover_pair_id= names the virtio-net device with failover=on\"",
+            "vm: only ours: stderr \"PROGRAM: -device virtio-net-pci,id=primary0,bus=root0,failover_pair_id=standby0: PCI: slot 0 function 0 not available for virtio-net-pci, in use by virtio-net-pci,id=standby0\"",
             "vm: only ours: stderr \"PROGRAM: -device virtio-rng-pci,id=primary0,bus=root1,failover_pair_id=standby0: failover primary device is not an Ethernet device\"",
             "vm: only ours: stderr \"PROGRAM: -device virtio-net-pci,id=primary0,bus=root1,multifunction=on,failover_pair_id=standby0: failover: primary device must be in its own PCI slot\"",
             "vm: only ours: stderr \"PROGRAM: -device virtio-net-pci,id=primary0,bus=root1,addr=0.1,failover_pair_id=standby0: failover: primary device must be in its own PCI slot\"",
@@ -126,6 +127,12 @@ intended! {
         [
             "vm: device_add.error.desc: QEMU \"PCI: slot 0 function 0 not available for virtio-net-pci, in use by virtio-net-pci,id=standby0\", ours \"PCI: slot 0 function 0 already occupied by virtio-net-pci, new func virtio-net-pci cannot be exposed to guest.\"",
             "vm: device_add.error.desc: QEMU \"PCI: slot 0 function 0 already occupied by virtio-net-pci, new func virtio-net-pci cannot be exposed to guest.\", ours \"PCI: slot 1 is not valid for virtio-net-pci, parent device only allows plugging into slot 0.\"",
+            "vm: device_add.error.desc: QEMU \"PCI: slot 0 function 0 already occupied by virtio-net-pci, new func virtio-net-pci cannot be exposed to guest.\", ours \"failover: primary device must be in its own PCI slot\"",
+        ];
+    UNMADE = "refused-unmade",
+        "a primary that is refused was never made; QEMU tells of the end of a part of it",
+        [
+            "vm: only QEMU: event DEVICE_DELETED {\"path\":\"/machine/peripheral/primary0/virtio-backend\"}",
         ];
     EMPTY_ID = "empty-id",
         "an empty id is a device that is not found, as any other unknown one",
@@ -219,6 +226,28 @@ intended! {
             "vm: only QEMU: event MIGRATION completed {\"status\":\"completed\"}",
             "vm: only ours: event MIGRATION failed {\"status\":\"failed\"}",
         ];
+    BROKEN = "broken-in-short",
+        "that a stream broke is said in the same words, whatever carried it",
+        [
+            "vm: query-migrate.return.error-desc: QEMU \"Unable to write to command: Broken pipe\", ours \"the connection was lost: Broken pipe\"",
+            "vm: only QEMU: stderr \"PROGRAM: Unable to write to command: Broken pipe\"",
+            "vm: only ours: stderr \"PROGRAM: the connection was lost: Broken pipe\"",
+        ];
+    BACK = "back-after-cont",
+        "cont on the source of a migration that completed gives the guest its primary back; QEMU goes on listing it, and its slot is empty",
+        [
+            "vm: qtest inl 0xcc0: QEMU \"OK 0x0000\", ours \"OK 0x0001\"",
+            "vm: guest sees.function: QEMU 4294967295, ours 272702196",
+        ];
+    ALONE = "lpc-alone",
+        "the LPC bridge has no other function beside it",
+        ["vm: qtest inl 0xcfc: QEMU \"OK 0x800000\", ours \"OK 0x0000\""];
+    OFFERED = "fewer-features",
+        "neither is a single queue reset (40), nor are offloads switched that a NIC without a netdev does not have (2)",
+        [
+            "*: only QEMU: feature 2 true",
+            "*: only QEMU: feature 40 true",
+        ];
     UNASKED = "unasked-eject",
         "a primary that its guest ejects unasked is kept for it; QEMU deletes it",
         [
@@ -281,6 +310,15 @@ intended! {
             "target: only ours: event RESUME null",
             "target: only ours: event MIGRATION completed {\"status\":\"completed\"}",
             "target: only ours: event SHUTDOWN {\"guest\":false,\"reason\":\"host-qmp-quit\"}",
+        ];
+    FEATURES = "features-by-device",
+        "the standby whose features do not fit is named beside them, in one line",
+        [
+            "target: only QEMU: stderr \"PROGRAM: Features 0x4000000100000020 unsupported. Allowed features: 0x*\"",
+            "target: only QEMU: stderr \"PROGRAM: Failed to load virtio-net:virtio\"",
+            "target: only QEMU: stderr \"PROGRAM: error while loading state for instance 0x0 of device '0000:00:01.0:00.0/virtio-net'\"",
+            "target: only QEMU: stderr \"PROGRAM: load of migration failed: Operation not permitted\"",
+            "target: only ours: stderr \"PROGRAM: load of migration failed: virtio-net-pci 'standby0': Features 0x4000000100000020 unsupported. Allowed features: 0x*\"",
         ];
     LOAD_ERROR = "load-errors",
         "why a stream was refused is said in one line that names the device; the source hears of it, and goes on",

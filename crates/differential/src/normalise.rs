@@ -20,7 +20,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "version",
-        why: "a package's name and a processor's description belong to the program",
+        why: "a package's name belongs to the program, and QEMU may be a later release of its line",
         apply: version,
     },
     Rule {
@@ -77,6 +77,9 @@ fn time(name: &str, value: &mut Value) {
 fn version(name: &str, value: &mut Value) {
     if name == "package" && value.is_string() {
         *value = Value::from("PACKAGE");
+    }
+    if name == "micro" {
+        blur(value);
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Vmm {
     child: Child,
     qmp: Qmp,
     guest: Option<UnixStream>,
+    greeting: Value,
     stderr: Receiver<String>,
     names: Names,
     transcript: Rc<RefCell<Transcript>>,
@@ -118,6 +119,7 @@ impl Vmm {
             child,
             qmp: Qmp::open(stream)?,
             guest,
+            greeting: Value::Null,
             stderr,
             names,
             transcript,
@@ -140,6 +142,7 @@ impl Vmm {
             match self.qmp.next(Instant::now() + PATIENCE)? {
                 None => return Ok(false),
                 Some(message) if message.get("return").is_some() => return Ok(true),
+                Some(message) if message.get("QMP").is_some() => self.greeting = message,
                 Some(message) => self.note_event(&message),
             }
         }
@@ -151,6 +154,11 @@ impl Vmm {
     /// Somebody has it.
     pub fn take_guest(&mut self) -> Result<UnixStream> {
         self.guest.take().context("the guest is played already")
+    }
+
+    /// What the monitor said first.
+    pub fn greeting(&self) -> Value {
+        self.greeting.clone()
     }
 
     /// Says in the transcript what comes next.

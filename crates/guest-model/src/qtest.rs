@@ -93,6 +93,22 @@ impl QtestBus {
     /// # Errors
     /// The answer is `FAIL` or something else than `OK`; the connection broke.
     pub fn command(&mut self, request: &str) -> Result<String, BusError> {
+        let answer = self.exchange(request)?;
+        match answer.strip_prefix("OK") {
+            Some("") => Ok(String::new()),
+            Some(rest) if rest.starts_with(' ') => Ok(rest[1..].to_owned()),
+            _ => Err(BusError::Refused {
+                request: request.chars().take(80).collect(),
+                answer: answer.chars().take(200).collect(),
+            }),
+        }
+    }
+
+    /// Sends one line and returns the answer as it is, `OK` or `FAIL` included.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn exchange(&mut self, request: &str) -> Result<String, BusError> {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         line.push_str(request);
@@ -102,18 +118,10 @@ impl QtestBus {
         sent?;
         loop {
             let answer = self.read_line()?;
-            if let Some(change) = LineChange::parse(&answer) {
-                self.interrupts.push(change);
-                continue;
+            match LineChange::parse(&answer) {
+                Some(change) => self.interrupts.push(change),
+                None => return Ok(answer),
             }
-            return match answer.strip_prefix("OK") {
-                Some("") => Ok(String::new()),
-                Some(rest) if rest.starts_with(' ') => Ok(rest[1..].to_owned()),
-                _ => Err(BusError::Refused {
-                    request: request.chars().take(80).collect(),
-                    answer: answer.chars().take(200).collect(),
-                }),
-            };
         }
     }
 

@@ -61,6 +61,11 @@ fn native_hotplug() {
 }
 
 #[test]
+fn registers() {
+    group("registers");
+}
+
+#[test]
 fn pairs() {
     group("pair");
 }
@@ -89,7 +94,16 @@ fn cancel_while_the_guest_ignores_the_request() {
 #[test]
 fn every_group_is_played() {
     let played = [
-        "boot", "monitor", "device", "pair", "migrate", "cancel", "target", "native", "slow",
+        "boot",
+        "monitor",
+        "device",
+        "pair",
+        "migrate",
+        "cancel",
+        "target",
+        "native",
+        "registers",
+        "slow",
     ];
     assert!(GROUPS.iter().map(|group| group.name).eq(played));
     let scenarios: usize = GROUPS.iter().map(|group| group.scenarios.len()).sum();

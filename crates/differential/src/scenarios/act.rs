@@ -102,6 +102,13 @@ impl Act {
         self
     }
 
+    /// What its monitor said first.
+    pub(super) fn greeting(mut self) -> Self {
+        let greeting = self.vmm.greeting();
+        self.vmm.saw("greeting", greeting);
+        self
+    }
+
     /// Waits for an event.
     pub(super) fn wait(mut self, label: &str) -> Result<Self> {
         self.vmm.wait(label)?;
@@ -157,6 +164,44 @@ impl Act {
         let seen = self.guest()?.identity(port)?;
         self.vmm
             .saw("guest sees", json!({"port": port, "function": seen}));
+        Ok(self)
+    }
+
+    /// A line of the `qtest` protocol, and its answer as it is.
+    pub(super) fn line(mut self, request: &str) -> Result<Self> {
+        let answer = self.guest()?.line(request)?;
+        self.vmm.saw(&format!("qtest {request}"), json!(answer));
+        Ok(self)
+    }
+
+    /// Several, one after the other.
+    pub(super) fn lines(self, requests: &[&str]) -> Result<Self> {
+        let mut requests = requests.iter();
+        requests.try_fold(self, |act, request| act.line(request))
+    }
+
+    /// Where the registers of the virtio device at a port are.
+    pub(super) fn virtio_registers(mut self, port: usize) -> Result<Self> {
+        for each in self.guest()?.registers(port)? {
+            self.vmm.saw(
+                &format!("registers {}", each.kind),
+                json!({
+                    "region": each.bar,
+                    "offset": each.offset,
+                    "bytes": each.bytes,
+                    "multiplier": each.multiplier,
+                }),
+            );
+        }
+        Ok(self)
+    }
+
+    /// What the virtio device at a port offers, feature by feature.
+    pub(super) fn features(mut self, port: usize) -> Result<Self> {
+        let offered = self.guest()?.offered(port)?;
+        for bit in (0..64).filter(|bit| offered >> bit & 1 == 1) {
+            self.vmm.saw(&format!("feature {bit}"), json!(true));
+        }
         Ok(self)
     }
 

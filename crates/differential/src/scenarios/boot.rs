@@ -159,6 +159,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
         &[CHECKED]
     ),
+    row!(
+        "boot-standby-slot",
+        "a primary in its standby's slot",
+        |stage| {
+            beside_standby(
+                stage,
+                "-device virtio-net-pci,id=primary0,bus=root0,failover_pair_id=standby0",
+            )
+        },
+        &[CHECKED]
+    ),
     row!("boot-duplicate-id", "one id twice", |stage| {
         two(
             stage,

@@ -141,6 +141,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         &[CHECKED]
     ),
     row!(
+        "qmp-standby-slot",
+        "a primary in its standby's slot",
+        |stage| {
+            ask(
+                stage,
+                &[("device_add", with(add_primary(0), json!({"bus": "root0"})))],
+            )
+        },
+        &[CHECKED]
+    ),
+    row!(
         "qmp-duplicate-id",
         "an id that is there, and one that is hidden",
         |stage| {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::act::Act;
-use crate::intended::{EXIT_STATUS, MIGRATING, PAUSED};
+use crate::intended::{BROKEN, EXIT_STATUS, MIGRATING, PAUSED};
 use crate::machine::{add_primary, board, pairs, plain_nic, standby};
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
@@ -81,6 +81,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .finish()?;
             sink.wait()?;
             Ok(())
+        }
+    ),
+    row!(
+        "migrate-ejected-slot",
+        "what is left in the slot of a primary that was let go of: nothing to read, and nothing to write",
+        |stage| {
+            // Bus 2, where the guest found the primary; its command register, and its first region.
+            const COMMAND: &str = "outl 0xcf8 0x80020004";
+            const REGION: &str = "outl 0xcf8 0x80020010";
+            Act::pairs(stage, 1)?
+                .lines(&[COMMAND, "outl 0xcfc 0x7"])?
+                .events()?
+                .migrate_all(FILE)?
+                .guest_looks(1)?
+                .lines(&[COMMAND, "inl 0xcfc", "outl 0xcfc 0x6", "inl 0xcfc"])?
+                .lines(&[REGION, "outl 0xcfc 0xffffffff", "inl 0xcfc"])?
+                .look()?
+                .finish()
         }
     ),
     row!("migrate-two", "two pairs, to a file", |stage| out(
@@ -238,6 +256,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .finish()
         },
         &[EXIT_STATUS]
+    ),
+    row!(
+        "migrate-broken",
+        "whoever takes the stream is gone while memory is sent",
+        |stage| {
+            Act::pairs(stage, 1)?
+                .events()?
+                .guest_does(|guest| guest.fill(64))?
+                .migrate_and_wait("exec:head -c 60000 > /dev/null")?
+                .eject(1)?
+                .wait("MIGRATION failed")?
+                .until_back(0)?
+                .look()?
+                .finish()
+        },
+        &[BROKEN]
     ),
     row!(
         "migrate-again",

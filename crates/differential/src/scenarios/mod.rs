@@ -8,6 +8,7 @@ mod migrate;
 mod monitor;
 mod native;
 mod pair;
+mod registers;
 mod target;
 
 use act::Act;
@@ -60,6 +61,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "native",
         scenarios: native::SCENARIOS,
+    },
+    Group {
+        name: "registers",
+        scenarios: registers::SCENARIOS,
     },
     Group {
         name: "slow",

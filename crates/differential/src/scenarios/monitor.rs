@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 use super::act::Act;
 use super::{ask, asked};
 use crate::intended::{BROADCAST, OWN_LIMITS, PROMISES};
-use crate::machine::{pairs, words};
+use crate::machine::{board, pairs, words};
 use crate::scenario::{Scenario, row};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
+    row!("qmp-greeting", "what a client is greeted with", |stage| {
+        Act::start(stage, "vm", &board(1))?.greeting().finish()
+    }),
     row!(
         "qmp-hidden-primary",
         "a pair that no guest has accepted",

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::act::Act;
-use crate::intended::{DANGLING, HIDDEN, ONCE, OTHER_ID, RESET, UNASKED};
+use crate::intended::{DANGLING, HIDDEN, ONCE, OTHER_ID, RESET, SLOT_WORDS, UNASKED, UNMADE};
 use crate::machine::{
     add_primary, add_standby, board, pairs, plain_nic, primary, standby, with, words,
 };
@@ -26,6 +26,17 @@ fn hotplugged(act: Act, devices: [Value; 2]) -> Result<()> {
         .ask("device_add", second)?
         .enumerate()?
         .accept(0)?
+        .look()?
+        .finish()
+}
+
+/// A guest accepts, and then comes a primary that cannot be one, and one that can.
+fn wrong_primary(stage: &mut Stage, device: Value) -> Result<()> {
+    Act::boot(stage, "vm", &[board(2), standby(0)].concat())?
+        .accept(0)?
+        .ask("device_add", device)?
+        .look()?
+        .ask("device_add", add_primary(0))?
         .look()?
         .finish()
 }
@@ -209,6 +220,38 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 .look()?
                 .finish()
         }
+    ),
+    row!(
+        "hotplug-not-ethernet",
+        "a primary of another class after the guest accepted",
+        |stage| {
+            wrong_primary(
+                stage,
+                json!({"driver": "virtio-rng-pci", "id": "primary0", "bus": "root1", "failover_pair_id": "standby0"}),
+            )
+        },
+        &[UNMADE]
+    ),
+    row!(
+        "hotplug-multifunction",
+        "a primary of several functions after the guest accepted",
+        |stage| {
+            let several = json!({"multifunction": true});
+            wrong_primary(stage, with(add_primary(0), several))
+        },
+        &[UNMADE]
+    ),
+    row!(
+        "hotplug-function-1",
+        "a primary that is function 1 after the guest accepted",
+        |stage| wrong_primary(stage, with(add_primary(0), json!({"addr": "0.1"}))),
+        &[UNMADE]
+    ),
+    row!(
+        "hotplug-standby-slot",
+        "a primary in its standby's slot after the guest accepted",
+        |stage| wrong_primary(stage, with(add_primary(0), json!({"bus": "root0"}))),
+        &[SLOT_WORDS]
     ),
     row!(
         "unplug-primary",

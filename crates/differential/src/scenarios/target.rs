@@ -4,7 +4,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::act::Act;
-use crate::intended::{DELETE_HIDDEN, FRESH, HIDDEN, LOAD_ERROR, NO_STATE, NOTHING_BEGAN, NOWHERE};
+use crate::intended::{
+    DELETE_HIDDEN, FEATURES, FRESH, HIDDEN, LOAD_ERROR, NO_STATE, NOTHING_BEGAN, NOWHERE,
+};
 use crate::machine::{add_primary, board, pairs, plain_nic, primary, standby, words};
 use crate::scenario::{Scenario, row};
 use crate::stage::Stage;
@@ -80,6 +82,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     row!("target-pair", "a pair, to a process", |stage| there(
         stage, 1
     )),
+    row!(
+        "target-told",
+        "the target's guest is told of its primary by ACPI, and finds it",
+        |stage| {
+            let (source, target) = to(stage, 1, &pairs(1))?;
+            let target = target
+                .until_back(0)?
+                .guest_boots()?
+                // The last port has number 0.
+                .lines(&["outl 0xcd0 0x0", "inl 0xcc0", "inl 0xcc4", "inl 0xcc0"])?
+                .lines(&["outl 0xcd0 0x1", "inl 0xcc0", "inl 0xcc4"])?
+                .guest_looks(1)?;
+            source.finish()?;
+            target.finish()
+        }
+    ),
     row!("target-two", "two pairs, to a process", |stage| there(
         stage, 2
     )),
@@ -249,7 +267,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "target-failover-off",
         "a target whose standby does not offer it",
         |stage| refused(stage, &[board(2), plain_nic(0)].concat()),
-        &[LOAD_ERROR]
+        &[FEATURES]
     ),
     row!(
         "target-no-standby",
