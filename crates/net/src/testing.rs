@@ -1,12 +1,15 @@
 //! For the tests of this crate: a NIC that is no NIC, programs, and waiting.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod program;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use virtio::{IoBuffer, NetBackend};
 
 use crate::wire::FRAME_BYTES_MAX;
+
+pub(crate) use program::program;
 
 /// A frame of `bytes` bytes, recognisable by `mark`.
 pub(crate) fn frame(mark: u8, bytes: usize) -> Vec<u8> {
@@ -54,21 +57,6 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         assert!(Instant::now() < deadline, "did not happen: {what}");
         std::thread::yield_now();
     }
-}
-
-/// A program with this text, in a folder that it can name as `$here`. It is written by another process: a descriptor of ours
-/// would be inherited by whatever another test starts in this moment, and a program that somebody has open for writing
-/// cannot be run.
-pub(crate) fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    let text = format!("#!/bin/sh\nhere='{}'\n{text}\n", folder.display());
-    let written = Command::new("sh")
-        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
-        .arg(&path)
-        .arg(text)
-        .status();
-    assert!(written.unwrap().success());
-    path
 }
 
 /// The file of a socket whose process has ended. One that this process had would be open for a moment more in whatever

@@ -1,10 +1,15 @@
 //! A network namespace of a test's own: real interfaces, and nothing left of them afterwards.
 #![allow(dead_code)] // each test program uses its part
 
-use std::path::{Path, PathBuf};
+#[path = "../../src/testing/program.rs"]
+mod program;
+
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+#[allow(unused_imports, reason = "each test program uses its part")]
+pub(crate) use program::program;
 
 /// Runs `test` in a thread with a fresh network namespace. Without the right to make one the test is
 /// SKIPPED, loudly.
@@ -50,21 +55,6 @@ pub(crate) fn sh(line: &str) -> String {
         String::from_utf8_lossy(&out.stderr)
     );
     text
-}
-
-/// A program with this text, in a folder that it can name as `$here`. It is written by another process: a descriptor of ours
-/// would be inherited by whatever another test starts in this moment, and a program that somebody has open for writing
-/// cannot be run.
-pub(crate) fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    let text = format!("#!/bin/sh\nhere='{}'\n{text}\n", folder.display());
-    let written = Command::new("sh")
-        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
-        .arg(&path)
-        .arg(text)
-        .status();
-    assert!(written.expect("there is a shell").success());
-    path
 }
 
 /// What must happen has happened by then, however busy the host is.
