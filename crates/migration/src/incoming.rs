@@ -199,13 +199,12 @@ struct Link<'a> {
 }
 
 impl Input for Link<'_> {
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError> {
-        self.channel
-            .read_exact(buffer, self.cancel, Patience::Endless)
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
+        self.channel.fill(buffer, self.cancel, Patience::Endless)
     }
 
-    fn read_guest(&mut self, span: HostSpan<'_>) -> Result<(), ChannelError> {
-        self.channel.read_guest(span, self.cancel)
+    fn fill_guest(&mut self, span: HostSpan<'_>) -> Result<usize, ChannelError> {
+        self.channel.fill_guest(span, self.cancel)
     }
 }
 

@@ -62,11 +62,11 @@ struct Answers<'a> {
 }
 
 impl Input for Answers<'_> {
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError> {
-        self.channel.read_exact(buffer, self.cancel, self.patience)
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
+        self.channel.fill(buffer, self.cancel, self.patience)
     }
 
-    fn read_guest(&mut self, _span: HostSpan<'_>) -> Result<(), ChannelError> {
+    fn fill_guest(&mut self, _span: HostSpan<'_>) -> Result<usize, ChannelError> {
         Err(ChannelError::Closed)
     }
 }

@@ -112,12 +112,12 @@ fn unexpected<I: Input>(reader: &Reader<I>, received: &Received) -> StreamError 
 struct PeerInput<'a, P: ?Sized>(&'a mut P);
 
 impl<P: Peer + ?Sized> Input for PeerInput<'_, P> {
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError> {
-        self.0.read_exact(buffer)
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
+        self.0.fill(buffer)
     }
 
-    fn read_guest(&mut self, span: HostSpan<'_>) -> Result<(), ChannelError> {
-        self.0.read_guest(span)
+    fn fill_guest(&mut self, span: HostSpan<'_>) -> Result<usize, ChannelError> {
+        self.0.fill_guest(span)
     }
 }
 

@@ -288,43 +288,45 @@ impl Channel {
         }
     }
 
-    pub(crate) fn read_exact(
+    /// Fills `buffer`; says how many bytes came for it, which are fewer only when the peer closed.
+    pub(crate) fn fill(
         &self,
         buffer: &mut [u8],
         cancel: &CancelToken,
         patience: Patience,
-    ) -> Result<(), ChannelError> {
+    ) -> Result<usize, ChannelError> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let count =
                 self.read_some(cancel, patience, |fd| Ok(rustix::io::read(fd, &mut *rest)?))?;
             if count == 0 {
-                return Err(ChannelError::Closed);
+                break;
             }
             filled += count;
         }
-        Ok(())
+        Ok(filled)
     }
 
-    pub(crate) fn read_guest(
+    /// The same for guest pages.
+    pub(crate) fn fill_guest(
         &self,
         span: HostSpan<'_>,
         cancel: &CancelToken,
-    ) -> Result<(), ChannelError> {
+    ) -> Result<usize, ChannelError> {
         let mut filled = 0;
         while filled < span.len_bytes() {
             let count = self.read_some(cancel, Patience::Endless, |fd| {
                 iov::read_guest(fd, span, filled)
             })?;
             if count == 0 {
-                return Err(ChannelError::Closed);
+                break;
             }
             filled += count;
             if cancel.is_cancelled() {
                 return Err(ChannelError::Cancelled);
             }
         }
-        Ok(())
+        Ok(filled)
     }
 
     /// Waits for `event`. [`ChannelError::Closed`] when before that the peer says something or goes away, which it has no

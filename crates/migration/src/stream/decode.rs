@@ -15,10 +15,10 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// Where bytes come from.
 pub(crate) trait Input {
-    /// Fills `buffer`; [`ChannelError::Closed`] where the input ends before.
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError>;
-    /// Fills guest pages.
-    fn read_guest(&mut self, span: HostSpan<'_>) -> Result<(), ChannelError>;
+    /// Fills `buffer`, and says how many bytes there were for it: fewer than it has only where the input ends.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError>;
+    /// The same for guest pages.
+    fn fill_guest(&mut self, span: HostSpan<'_>) -> Result<usize, ChannelError>;
 }
 
 /// A section, checked and decoded.
@@ -73,23 +73,20 @@ impl<I: Input> Reader<I> {
     }
 
     fn fill(&mut self, buffer: &mut [u8], inside: &'static str) -> Result<(), StreamError> {
-        match self.input.read_exact(buffer) {
-            Ok(()) => {
-                self.at += buffer.len() as u64;
-                Ok(())
-            }
-            Err(error) => Err(self.ended(error, inside)),
-        }
+        let count = self.input.fill(buffer)?;
+        self.came(count, buffer.len(), inside)
     }
 
-    fn ended(&self, error: ChannelError, inside: &'static str) -> StreamError {
-        match error {
-            ChannelError::Closed => StreamError::Truncated {
+    /// Counts what came, which has to be all that was due.
+    fn came(&mut self, count: usize, due: usize, inside: &'static str) -> Result<(), StreamError> {
+        self.at = self.at.saturating_add(count as u64);
+        if count < due {
+            return Err(StreamError::Truncated {
                 at: self.at,
                 inside,
-            },
-            error => error.into(),
+            });
         }
+        Ok(())
     }
 
     pub(crate) fn corrupt(&self, what: impl Into<String>) -> StreamError {
@@ -101,13 +98,8 @@ impl<I: Input> Reader<I> {
 
     /// Fills guest pages with the bytes that follow a RAM table.
     pub(crate) fn read_guest(&mut self, span: HostSpan<'_>) -> Result<(), StreamError> {
-        match self.input.read_guest(span) {
-            Ok(()) => {
-                self.at += span.len_bytes() as u64;
-                Ok(())
-            }
-            Err(error) => Err(self.ended(error, "guest memory")),
-        }
+        let count = self.input.fill_guest(span)?;
+        self.came(count, span.len_bytes(), "guest memory")
     }
 
     /// Reads how a stream begins, and refuses what is none of ours.
@@ -246,21 +238,21 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 impl Input for &[u8] {
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError> {
-        let (now, rest) = self
-            .split_at_checked(buffer.len())
-            .ok_or(ChannelError::Closed)?;
-        buffer.copy_from_slice(now);
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
+        let (now, rest) = self.split_at(self.len().min(buffer.len()));
+        if let Some(filled) = buffer.get_mut(..now.len()) {
+            filled.copy_from_slice(now);
+        }
         *self = rest;
-        Ok(())
+        Ok(now.len())
     }
 
-    fn read_guest(&mut self, span: HostSpan<'_>) -> Result<(), ChannelError> {
-        let (now, rest) = self
-            .split_at_checked(span.len_bytes())
-            .ok_or(ChannelError::Closed)?;
+    fn fill_guest(&mut self, span: HostSpan<'_>) -> Result<usize, ChannelError> {
+        let Some((now, rest)) = self.split_at_checked(span.len_bytes()) else {
+            return Ok(std::mem::take(self).len());
+        };
         span.copy_from(now);
         *self = rest;
-        Ok(())
+        Ok(now.len())
     }
 }

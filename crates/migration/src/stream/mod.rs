@@ -250,7 +250,7 @@ pub enum StreamError {
     /// It ends too early.
     #[error("the stream is truncated: it ends after {at} bytes, in {inside}")]
     Truncated {
-        /// Bytes read before.
+        /// Bytes that came.
         at: u64,
         /// What should have continued.
         inside: &'static str,
