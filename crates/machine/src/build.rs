@@ -46,8 +46,18 @@ pub(crate) struct Chipset {
     pub(crate) power: Arc<Power>,
     pub(crate) rtc: Arc<Rtc>,
     pub(crate) fw_cfg: Arc<FwCfg>,
-    pub(crate) serials: Vec<Arc<SerialPort>>,
+    /// In the order of their numbers.
+    pub(crate) serials: Vec<Serial>,
     pub(crate) config_ports: Arc<ConfigPorts>,
+}
+
+/// A serial port and where it is.
+pub(crate) struct Serial {
+    /// COM1 is 0.
+    pub(crate) index: u8,
+    pub(crate) iobase: u16,
+    pub(crate) irq: u8,
+    pub(crate) port: Arc<SerialPort>,
 }
 
 impl Chipset {
@@ -56,7 +66,7 @@ impl Chipset {
         self.fw_cfg.reset();
         self.config_ports.set_address(0);
         for serial in &self.serials {
-            serial.reset();
+            serial.port.reset();
         }
     }
 }
@@ -331,9 +341,11 @@ pub fn build(
     let config_ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
 
     let mut chardevs = Vec::with_capacity(config.chardevs.len());
-    let serial_ports = config
+    let mut serial_ports = config
         .serial_ports()
         .map_err(|e| MachineError::refused(e.to_string()))?;
+    // Their state travels in this order, however the two sides were told of them.
+    serial_ports.sort_by_key(|port| port.index);
     // One that can be shared is opened here, and monitors are given an end of it.
     let shared = |id: &str| config.chardevs.iter().any(|c| c.mux && c.id == id);
     let monitored: Vec<&str> = config
@@ -370,7 +382,12 @@ pub fn build(
             .connect(serial.clone())
             .map_err(|e| MachineError::refused(format!("chardev '{}': {e}", chardev.id())))?;
         io.push((port.iobase..port.iobase + SERIAL_PORTS, serial.clone()));
-        serials.push(serial);
+        serials.push(Serial {
+            index: port.index,
+            iobase: port.iobase,
+            irq: port.irq,
+            port: serial,
+        });
     }
     io.push((PM_PORT..PM_PORT + PM_PORTS, power.clone()));
     io.push((RTC_PORT..RTC_PORT + 2, rtc.clone()));

@@ -37,6 +37,10 @@ const ADDRESSES_VERSION: u32 = 1;
 const HOTPLUG: &str = "acpi-pci-hotplug";
 /// What takes its place with `-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off`.
 const NATIVE_HOTPLUG: &str = "native-pcie-hotplug";
+/// What decides on it.
+const HOTPLUG_OPTION: &str = "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support";
+/// What makes serial ports.
+const SERIAL_OPTIONS: &str = "-serial and -device isa-serial";
 
 fn vcpu_name(index: usize) -> String {
     format!("cpu/{index}")
@@ -87,19 +91,30 @@ impl Board {
         let shape = |name: String, model: &str| DeviceShape {
             name,
             model: model.to_owned(),
+            option: None,
+        };
+        let by_option = |shape: DeviceShape, option: &str| DeviceShape {
+            option: Some(option.to_owned()),
+            ..shape
         };
         let mut devices: Vec<DeviceShape> = (0..self.cpus.count())
             .map(|i| shape(vcpu_name(i), self.cpus.kind().model))
+            .map(|cpu| by_option(cpu, "-smp and -accel"))
             .collect();
         let irqchip = self.vm.irqchip_kind().model;
         devices.push(shape(irqchip.into(), irqchip));
         devices.push(shape(CHIPSET.into(), CHIPSET));
         // Told apart here, a difference is found before the guest is stopped for it.
+        let ports = self.chipset.serials.iter().map(|serial| {
+            let place = format!("isa-serial at {:#x}, irq {}", serial.iobase, serial.irq);
+            shape(format!("serial/{}", serial.index), &place)
+        });
+        devices.extend(ports.map(|port| by_option(port, SERIAL_OPTIONS)));
         let hotplug = match self.config.machine.acpi_pci_hotplug {
             true => HOTPLUG,
             false => NATIVE_HOTPLUG,
         };
-        devices.push(shape(HOTPLUG.into(), hotplug));
+        devices.push(by_option(shape(HOTPLUG.into(), hotplug), HOTPLUG_OPTION));
         devices.extend(
             self.functions()
                 .into_iter()
@@ -154,7 +169,12 @@ impl Board {
         let chipset = ChipsetState {
             power: self.chipset.power.save(),
             rtc: self.chipset.rtc.save(),
-            serials: self.chipset.serials.iter().map(|s| s.save()).collect(),
+            serials: self
+                .chipset
+                .serials
+                .iter()
+                .map(|serial| serial.port.save())
+                .collect(),
             config_address: self.chipset.config_ports.address(),
             pending_power: self.pending_power.map(|request| match request {
                 PowerRequest::Reset => 1,
@@ -222,8 +242,9 @@ impl Board {
 
     fn load_chipset(&mut self, state: ChipsetState) -> Result<(), Reason> {
         if state.serials.len() != self.chipset.serials.len() {
+            // The two were compared before; this stream is not as it said.
             return Err(Reason(format!(
-                "the source has {} serial ports, this machine {}: give it the source's options",
+                "the state of 'chipset' has {} serial ports, this machine {}",
                 state.serials.len(),
                 self.chipset.serials.len()
             )));
@@ -233,7 +254,7 @@ impl Board {
             .serials
             .iter()
             .zip(&state.serials)
-            .all(|(port, saved)| port.restore(saved));
+            .all(|(serial, saved)| serial.port.restore(saved));
         if !serials || !self.chipset.rtc.restore(state.rtc) {
             return Err("the state of 'chipset' does not fit its registers".into());
         }

@@ -182,29 +182,38 @@ fn compare(
 }
 
 fn compare_devices(own: &[DeviceShape], theirs: &[DeviceShape]) -> Result<(), Reason> {
-    let find =
-        |list: &[DeviceShape], name: &str| list.iter().find(|shape| shape.name == name).cloned();
+    let find = |list: &[DeviceShape], shape: &DeviceShape| {
+        list.iter().find(|other| other.name == shape.name).cloned()
+    };
+    let remedy = |shape: &DeviceShape| {
+        let option = shape.option.as_deref().unwrap_or("devices");
+        format!("start the target with the source's {option}")
+    };
     for shape in theirs {
-        match find(own, &shape.name) {
+        let (name, model) = (&shape.name, &shape.model);
+        match find(own, shape) {
             None => {
                 return Err(Reason(format!(
-                    "device '{}' ({}) of the source does not exist here: start the target with the source's devices",
-                    shape.name, shape.model
+                    "device '{name}' ({model}) of the source does not exist here: {}",
+                    remedy(shape)
                 )));
             }
-            Some(here) if here.model != shape.model => {
+            Some(here) if here.model != *model => {
                 return Err(Reason(format!(
-                    "device '{}' is a {} on the source and a {} here: start the target with the source's devices",
-                    shape.name, shape.model, here.model
+                    "device '{name}' is a {model} on the source and a {} here: {}",
+                    here.model,
+                    remedy(&here)
                 )));
             }
             Some(_) => {}
         }
     }
-    match own.iter().find(|shape| find(theirs, &shape.name).is_none()) {
+    match own.iter().find(|shape| find(theirs, shape).is_none()) {
         Some(shape) => Err(Reason(format!(
-            "device '{}' ({}) does not exist on the source: start the target with the source's devices",
-            shape.name, shape.model
+            "device '{}' ({}) does not exist on the source: {}",
+            shape.name,
+            shape.model,
+            remedy(shape)
         ))),
         None => Ok(()),
     }

@@ -106,7 +106,7 @@ fn failed_here(why: &str) -> Outcome {
 #[test]
 fn another_machine_is_refused_before_the_guest_is_asked_for_anything() {
     type Change = fn(&mut migration::Configuration);
-    let cases: [(Change, &str); 6] = [
+    let cases: [(Change, &str); 7] = [
         (
             |own| own.machine = "pc-q35-9.2".to_owned(),
             "Machine type received is 'pc-q35-10.0' and local is 'pc-q35-9.2'",
@@ -132,9 +132,20 @@ fn another_machine_is_refused_before_the_guest_is_asked_for_anything() {
                 own.devices.push(DeviceShape {
                     name: "net1".to_owned(),
                     model: "virtio-net-pci".to_owned(),
+                    option: None,
                 });
             },
             "device 'net1' (virtio-net-pci) does not exist on the source: start the target with the source's devices",
+        ),
+        (
+            |own| {
+                own.devices.push(DeviceShape {
+                    name: "cpu/1".to_owned(),
+                    model: "cpu".to_owned(),
+                    option: Some("-smp".to_owned()),
+                });
+            },
+            "device 'cpu/1' (cpu) does not exist on the source: start the target with the source's -smp",
         ),
     ];
     for (change, why) in cases {

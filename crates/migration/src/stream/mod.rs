@@ -118,7 +118,7 @@ pub struct Configuration {
     /// RAM blocks, by name.
     #[n(1)]
     pub blocks: Vec<BlockShape>,
-    /// Devices with state in the stream, by the name of their payload.
+    /// Devices with state in the stream, by the name of their payload, and parts of devices that have to be there too.
     #[n(2)]
     pub devices: Vec<DeviceShape>,
     /// The VM's uuid, if it has one; compared only with the capability validate-uuid.
@@ -155,6 +155,9 @@ pub struct DeviceShape {
     /// Its model: `virtio-net-pci`.
     #[n(1)]
     pub model: String,
+    /// The option that has to be the same on both sides, where it is not `-device`; for messages.
+    #[n(2)]
+    pub option: Option<String>,
 }
 
 /// The state of one device.

@@ -153,6 +153,7 @@ impl Guest {
             devices: vec![DeviceShape {
                 name: "counter".to_owned(),
                 model: "counter".to_owned(),
+                option: None,
             }],
             uuid: None,
             program: "test".to_owned(),

@@ -256,6 +256,71 @@ fn a_target_with_the_other_hotplug_is_told_apart_by_its_devices() {
     let info = target.qmp("query-migrate", json!({})).unwrap();
     assert_eq!(
         info["error-desc"],
-        "device 'acpi-pci-hotplug' is a acpi-pci-hotplug on the source and a native-pcie-hotplug here: start the target with the source's devices"
+        "device 'acpi-pci-hotplug' is a acpi-pci-hotplug on the source and a native-pcie-hotplug here: start the target with the source's -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support"
     );
+}
+
+const BARE: &str = "-M q35 -nodefaults -m 32 ";
+
+/// Begins a migration over a socket to a target with these options; what the target ends with is its caller's to see.
+fn over_a_socket(source: &mut Machine, options: &str) -> Machine {
+    let mut target = Machine::start(&format!("{BARE}{options} -incoming defer"));
+    let uri = format!("unix:{}", target.folder.path().join("stream").display());
+    let arguments = json!({"uri": uri, "exit-on-error": false});
+    target.qmp("migrate-incoming", arguments).unwrap();
+    source.qmp("migrate", json!({ "uri": uri })).unwrap();
+    target
+}
+
+#[test]
+fn other_serial_ports_are_refused_before_memory_is_sent_and_the_option_is_named() {
+    const ONE: &str = "-serial null";
+    const TWO: &str = "-serial null -serial null";
+    const ELSEWHERE: &str =
+        "-chardev null,id=c -device isa-serial,index=0,iobase=0x2f8,irq=3,chardev=c";
+    for (here, there, why) in [
+        (
+            TWO,
+            ONE,
+            "device 'serial/1' (isa-serial at 0x2f8, irq 3) of the source does not exist here",
+        ),
+        (
+            ONE,
+            TWO,
+            "device 'serial/1' (isa-serial at 0x2f8, irq 3) does not exist on the source",
+        ),
+        (
+            ONE,
+            ELSEWHERE,
+            "device 'serial/0' is a isa-serial at 0x3f8, irq 4 on the source and a isa-serial at 0x2f8, irq 3 here",
+        ),
+    ] {
+        let source = &mut Machine::start(&format!("{BARE}{here}"));
+        let target = &mut over_a_socket(source, there);
+        let why =
+            format!("{why}: start the target with the source's -serial and -device isa-serial");
+        source.until("failed", &["setup", "active"]);
+        let error = source.qmp("query-migrate", json!({})).unwrap();
+        assert_eq!(error["error-desc"], format!("the target refused: {why}"));
+        assert!(!source.has_told("STOP"), "the guest stood still for it");
+        target.until("failed", &["setup", "active"]);
+        let error = target.qmp("query-migrate", json!({})).unwrap();
+        assert_eq!(error["error-desc"], why);
+    }
+}
+
+#[test]
+fn serial_ports_go_by_their_numbers_in_whatever_order_they_were_given() {
+    let source = &mut Machine::start(&format!("{BARE}-serial null -serial null"));
+    // Each has a register that nothing else uses.
+    source.command("outb 0x3ff 0x11");
+    source.command("outb 0x2ff 0x22");
+    let target = &mut over_a_socket(
+        source,
+        "-chardev null,id=a -device isa-serial,index=1,chardev=a -chardev null,id=b -device isa-serial,index=0,chardev=b",
+    );
+    source.until("completed", &["setup", "active", "device"]);
+    target.until("completed", &["setup", "active"]);
+    assert_eq!(target.number("inb 0x3ff"), 0x11);
+    assert_eq!(target.number("inb 0x2ff"), 0x22);
 }
