@@ -96,6 +96,7 @@ fn cases() -> Vec<(&'static str, Value)> {
     let kind = |typename: &str| json!({"typename": typename});
     let id = |id: &str| json!({"id": id});
     let rng = |id: &str| json!({"qom-type": "rng-random", "id": id});
+    let line = |text: &str| ("human-monitor-command", json!({"command-line": text}));
     vec![
         ("query-target", none()),
         ("query-status", none()),
@@ -180,6 +181,14 @@ fn cases() -> Vec<(&'static str, Value)> {
         ("stop", none()),
         ("query-status", none()),
         ("system_powerdown", none()),
+        line("info status now"),
+        line("info qom-tree /nope"),
+        line("info block nope"),
+        line("info block -n"),
+        line("info block -x"),
+        line("info qtree -x"),
+        line("migrate_incoming \"exec:cat  x\""),
+        line("migrate_incoming exec:cat x"),
     ]
 }
 

@@ -54,15 +54,6 @@ pub(crate) const fn options(name: &'static str) -> Parameter {
         optional: true,
     }
 }
-/// The rest of the line, which must not be empty.
-pub(crate) const fn rest(name: &'static str) -> Parameter {
-    Parameter {
-        name,
-        kind: Kind::Rest,
-        optional: false,
-    }
-}
-
 /// Why a line was not understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wrong {

@@ -237,8 +237,8 @@ pub(crate) fn chardevs(list: Vec<ChardevInfo>) -> String {
         .collect()
 }
 
-/// `info block`.
-pub(crate) fn blocks(list: Vec<BlockInfo>) -> String {
+/// `info block`: all, or the one of this id or at this place in the object tree.
+pub(crate) fn blocks(list: Vec<BlockInfo>, wanted: Option<&str>, verbose: bool) -> String {
     let mut text = String::new();
     for block in list {
         let name = if block.device.is_empty() {
@@ -246,6 +246,10 @@ pub(crate) fn blocks(list: Vec<BlockInfo>) -> String {
         } else {
             &block.device
         };
+        let called = [Some(name), block.qdev.as_deref()];
+        if wanted.is_some() && !called.contains(&wanted) {
+            continue;
+        }
         match &block.inserted {
             Some(medium) => {
                 let access = if medium.ro { ", read-only" } else { "" };
@@ -256,8 +260,30 @@ pub(crate) fn blocks(list: Vec<BlockInfo>) -> String {
         if let Some(qdev) = block.qdev.as_deref().filter(|qdev| *qdev != name) {
             text += &format!("    Attached to:      {qdev}\n");
         }
+        if let Some(medium) = block.inserted.filter(|_| verbose) {
+            text += &image(&medium.image);
+        }
     }
     text
+}
+
+/// `info block -n`.
+pub(crate) fn nodes(list: Vec<BlockNodeInfo>, wanted: Option<&str>) -> String {
+    let mut text = String::new();
+    let called = |node: &BlockNodeInfo| wanted.is_none() || node.node_name.as_deref() == wanted;
+    for node in list.iter().filter(|node| called(node)) {
+        let access = if node.ro { ", read-only" } else { "" };
+        let name = node.node_name.as_deref().unwrap_or("unnamed");
+        text += &format!("{name}: {} ({}{access})\n", node.file, node.drv);
+    }
+    text
+}
+
+fn image(image: &BlockImageInfo) -> String {
+    format!(
+        "\nImages:\nimage: {}\nfile format: {}\nvirtual size: {} bytes\n",
+        image.filename, image.format, image.virtual_size_bytes
+    )
 }
 
 /// `info iothreads`.
@@ -274,26 +300,26 @@ pub(crate) fn properties(list: Vec<ObjectPropertyInfo>) -> String {
         .collect()
 }
 
-/// `info qtree`: a line a bus, a device and a property, each level indented by two.
-pub(crate) fn qtree(buses: Vec<QtreeBus>) -> String {
+/// `info qtree`: a line a bus, a device and, unless it is to be brief, a property, each level indented by two.
+pub(crate) fn qtree(buses: Vec<QtreeBus>, brief: bool) -> String {
     // The tree is the machine's own, a few levels deep.
-    fn bus(text: &mut String, bus: &QtreeBus, depth: usize) {
+    fn bus(text: &mut String, bus: &QtreeBus, depth: usize, brief: bool) {
         let _ = writeln!(
             text,
             "{:depth$}bus: {}\n{:depth$}  type {}",
             "", bus.name, "", bus.kind
         );
         for each in &bus.devices {
-            device(text, each, depth + 2);
+            device(text, each, depth + 2, brief);
         }
     }
-    fn device(text: &mut String, device: &QtreeDevice, depth: usize) {
+    fn device(text: &mut String, device: &QtreeDevice, depth: usize, brief: bool) {
         let _ = writeln!(
             text,
             "{:depth$}dev: {}, id \"{}\"",
             "", device.driver, device.id
         );
-        for property in &device.properties {
+        for property in device.properties.iter().filter(|_| !brief) {
             let _ = writeln!(
                 text,
                 "{:depth$}  {} = {}",
@@ -301,12 +327,12 @@ pub(crate) fn qtree(buses: Vec<QtreeBus>) -> String {
             );
         }
         for each in &device.buses {
-            bus(text, each, depth + 2);
+            bus(text, each, depth + 2, brief);
         }
     }
     let mut text = String::new();
     for each in &buses {
-        bus(&mut text, each, 0);
+        bus(&mut text, each, 0, brief);
     }
     text
 }

@@ -1,6 +1,6 @@
 //! The commands for a person, declared once: how they are written, what help says, what they become.
 
-use super::arguments::{Arguments, Parameter, Wrong, flag, key_values, maybe, options, rest, word};
+use super::arguments::{Arguments, Parameter, Wrong, flag, key_values, maybe, options, word};
 use super::{Line, Machine, info, migration, print};
 use crate::command::Command;
 use crate::error::QmpError;
@@ -55,7 +55,9 @@ pub(crate) struct HmpCommand {
     /// Its parameters.
     pub(crate) parameters: &'static [Parameter],
     /// What it becomes.
-    pub(crate) run: fn(&Arguments, &Context<'_>) -> Result<Action, Wrong>,
+    pub(crate) run: Run,
+    /// Commands of which one may follow its name.
+    pub(crate) below: &'static [HmpCommand],
 }
 
 /// What a command may need besides its arguments.
@@ -64,9 +66,9 @@ pub(crate) struct Context<'a> {
     pub(crate) in_qmp: bool,
 }
 
-type Run = fn(&Arguments, &Context<'_>) -> Result<Action, Wrong>;
+pub(crate) type Run = fn(&Arguments, &Context<'_>) -> Result<Action, Wrong>;
 
-const fn command(
+pub(crate) const fn command(
     names: &'static [&'static str],
     parameters: &'static [Parameter],
     usage: &'static str,
@@ -79,6 +81,7 @@ const fn command(
         help,
         parameters,
         run,
+        below: &[],
     }
 }
 
@@ -90,13 +93,16 @@ static COMMANDS: &[HmpCommand] = &[
         "show the help",
         help,
     ),
-    command(
-        &["info"],
-        &[maybe("item"), maybe("argument")],
-        "[subcommand]",
-        "show the state of the VM",
-        info::run,
-    ),
+    HmpCommand {
+        below: info::ITEMS,
+        ..command(
+            &["info"],
+            &[],
+            "[subcommand]",
+            "show the state of the VM",
+            info::run,
+        )
+    },
     command(&["stop", "s"], &[], "", "stop the vCPUs", |_, _| {
         Ok(Action::silent(Command::Stop))
     }),
@@ -193,7 +199,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["migrate"],
-        &[flag("detach", 'd'), flag("resume", 'r'), rest("uri")],
+        &[flag("detach", 'd'), flag("resume", 'r'), word("uri")],
         "[-d] [-r] uri",
         "migrate to URI (with -d: do not wait for it to end)",
         migration::migrate,
@@ -214,7 +220,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["migrate_incoming"],
-        &[rest("uri")],
+        &[word("uri")],
         "uri",
         "start to listen for a migration (after -incoming defer)",
         |a, _| {
@@ -235,7 +241,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["migrate_recover"],
-        &[rest("uri")],
+        &[word("uri")],
         "uri",
         "listen for a paused post-copy migration to resume",
         |a, _| {
@@ -253,7 +259,7 @@ static COMMANDS: &[HmpCommand] = &[
     ),
     command(
         &["migrate_set_parameter"],
-        &[word("parameter"), rest("value")],
+        &[word("parameter"), word("value")],
         "parameter value",
         "set a parameter of migrations",
         migration::set_parameter,
@@ -319,11 +325,10 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 /// What to print instead: the line is not understood.
 pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, String> {
     let text = line.text.trim();
-    let (name, arguments) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    if name.is_empty() {
+    if text.is_empty() {
         return Ok(Action::Text(String::new()));
     }
-    let command = find(name).ok_or_else(|| unknown(name))?;
+    let (command, name, arguments) = look_up(text)?;
     let context = Context {
         identity,
         in_qmp: line.in_qmp,
@@ -353,6 +358,31 @@ pub(crate) fn interpret(line: &Line<'_>, identity: &Identity) -> Result<Action, 
     })
 }
 
+/// The command at the beginning of a line, what of the line calls it, and what follows.
+///
+/// # Errors
+/// What to print instead: there is none of such a name.
+fn look_up(line: &str) -> Result<(&'static HmpCommand, &str, &str), String> {
+    let (mut table, mut rest) = (COMMANDS, line);
+    loop {
+        let (name, after) = first_word(rest);
+        let called = line.len() - rest.len() + name.len();
+        let called = line.get(..called).unwrap_or(line);
+        let command = find(table, name).ok_or_else(|| unknown(called))?;
+        if after.is_empty() || command.below.is_empty() {
+            return Ok((command, called, after));
+        }
+        (table, rest) = (command.below, after);
+    }
+}
+
+fn first_word(text: &str) -> (&str, &str) {
+    match text.split_once(char::is_whitespace) {
+        Some((word, rest)) => (word, rest.trim_start()),
+        None => (text, ""),
+    }
+}
+
 fn unknown(name: &str) -> String {
     format!("unknown command: '{name}'\n")
 }
@@ -361,10 +391,8 @@ fn try_help(name: &str) -> String {
     format!("Try \"help {name}\" for more information\n")
 }
 
-fn find(name: &str) -> Option<&'static HmpCommand> {
-    COMMANDS
-        .iter()
-        .find(|command| command.names.contains(&name))
+fn find(table: &'static [HmpCommand], name: &str) -> Option<&'static HmpCommand> {
+    table.iter().find(|command| command.names.contains(&name))
 }
 
 /// `usage -- help`, one line a command.
@@ -384,7 +412,7 @@ fn help(arguments: &Arguments, _: &Context<'_>) -> Result<Action, Wrong> {
                 (text, _) => text,
             }
         }
-        Some(name) => find(name).map_or_else(|| unknown(name), line),
+        Some(name) => find(COMMANDS, name).map_or_else(|| unknown(name), line),
         None => COMMANDS.iter().map(line).collect(),
     }))
 }

@@ -1,6 +1,7 @@
 //! Garbage, wrong arguments, and the commands that a monitor answers by itself.
 
 use super::{answers, both};
+use serde_json::json;
 
 /// Inputs after an ordinary negotiation.
 const CASES: &[&[u8]] = &[
@@ -118,6 +119,33 @@ const CASES: &[&[u8]] = &[
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_parameter nope 1"}}"#,
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_capability nope on"}}"#,
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_parameter max-bandwidth x"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info status now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info status"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info  nope now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info block a b"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info qtree now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info qtree -x"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info qom-tree /machine now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "help info nope"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "quit now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate tcp:h:1 now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate -d \"tcp:h:1\" now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_incoming a b"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_recover a b"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_parameter max-bandwidth 1 2"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_parameter"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_set_capability events on now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "device_del x y"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "set_link a on now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "qom-list / now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "qom-get / type now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "announce_self a b c"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_continue device now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate_cancel now"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "netdev_del a b"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "object_del a b"}}"#,
+    br#"{"execute": "human-monitor-command", "arguments": {"command-line": "migrate \"bogus:a  b\""}}"#,
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "stop"}}"#,
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "info status"}}"#,
     br#"{"execute": "human-monitor-command", "arguments": {"command-line": "c"}}"#,
@@ -170,4 +198,56 @@ fn a_session_reads_as_qemus() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// What a line for a person is answered.
+fn hmp(socket: &std::path::Path, line: &str) -> String {
+    let command = json!({"execute": "human-monitor-command", "arguments": {"command-line": line}});
+    let answer = answers(socket, "", command.to_string().as_bytes());
+    let text = answer.first().and_then(|first| first["return"].as_str());
+    text.unwrap_or_else(|| panic!("{line}: {answer:?}"))
+        .to_owned()
+}
+
+/// The names of what takes no word, by what help says: `info status -- …`, `stop|s -- …`.
+fn without_words(help: &str) -> Vec<String> {
+    let heading = |line: &str| {
+        line.split_once(" -- ")
+            .map(|(heading, _)| heading.to_owned())
+    };
+    let mut names = Vec::new();
+    for heading in help.lines().filter_map(heading) {
+        let words = heading.split_whitespace().collect::<Vec<_>>();
+        match words[..] {
+            ["info", item] if !item.starts_with('[') => names.push(heading),
+            [all] => names.extend(all.split('|').map(str::to_owned)),
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn a_word_too_many_is_refused_by_all_that_take_none() {
+    let Some(both) = both() else { return };
+    let help = ["help", "help info"]
+        .map(|line| hmp(&both.ours, line))
+        .concat();
+    let names = without_words(&help);
+    assert!(names.len() > 25, "{names:?}");
+    let (mut compared, mut differences) = (0, Vec::new());
+    for name in names {
+        let line = format!("{name} now");
+        let [theirs, ours] = [&both.qemu.socket, &both.ours].map(|socket| hmp(socket, &line));
+        if theirs.starts_with("unknown command") {
+            assert!(ours.contains("extraneous characters"), "{line}: {ours}");
+        } else {
+            compared += 1;
+            if ours != theirs {
+                differences.push(format!("{line}\n  QEMU: {theirs:?}\n  ours: {ours:?}"));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(compared > 20, "{compared}");
 }

@@ -113,6 +113,19 @@ fn wrong_lines_are_told_and_harmless() {
         say(&mut client, "stop now"),
         "stop|s: extraneous characters at the end of line\r\nTry \"help stop\" for more information\r\n"
     );
+    assert_eq!(
+        say(&mut client, "info  status now"),
+        "status: extraneous characters at the end of line\r\nTry \"help info  status\" for more information\r\n"
+    );
+    assert_eq!(
+        say(&mut client, "migrate tcp:h:1 now"),
+        "migrate: extraneous characters at the end of line\r\nTry \"help migrate\" for more information\r\n"
+    );
+    // Quotes hold a command together, and are none of it.
+    assert_eq!(
+        say(&mut client, "migrate -d \"fd:x  y\""),
+        "Error: unknown migration protocol: fd:x  y\r\n"
+    );
     assert!(
         say(&mut client, "migrate_set_parameter nope 1")
             .starts_with("Error: invalid parameter value: nope")
@@ -130,6 +143,7 @@ fn wrong_lines_are_told_and_harmless() {
         assert!(help.contains(name), "{name}: {help}");
     }
     assert!(say(&mut client, "help info").contains("info pci -- "));
+    assert!(say(&mut client, "help info").contains("info block [-n] [-v] [device] -- "));
     assert_eq!(
         say(&mut client, "help info pci"),
         "info pci -- show the PCI functions\r\n"
