@@ -28,7 +28,8 @@ pub use machine::{
     Accel, CpuConfig, DEFAULT_MACHINE, IrqChip, MachineConfig, MachineKind, MemLock, SmpConfig,
 };
 pub use machine_options::{
-    ACCELERATORS, CPU_MODELS, ELSEWHERE, MACHINE_TYPES, MAX_CPUS, Q35_VERSIONS, memory_bytes,
+    ACCELERATORS, CPU_MODELS, ELSEWHERE, MACHINE_TYPES, MAX_CPUS, Q35_VERSIONS, machine_options,
+    machine_type, memory_bytes,
 };
 pub use netdev::{
     DatagramConfig, FdRef, HubPortConfig, NETDEV_TYPES, NetAddress, NetdevBackend, NetdevConfig,

@@ -125,6 +125,21 @@ fn a_user_network_lies_where_it_is_told() {
             "192.168.7.100"
         ]
     );
+    // The older name has no mask, and counts for less.
+    assert_eq!(
+        addresses("user,id=u,ip=192.168.7.0"),
+        [
+            "192.168.7.0",
+            "255.255.255.0",
+            "192.168.7.2",
+            "192.168.7.3",
+            "192.168.7.15"
+        ]
+    );
+    assert_eq!(
+        addresses("user,id=u,ip=192.168.7.0,net=10.0.2.0/24"),
+        addresses("user,id=u")
+    );
     assert_eq!(
         addresses("user,id=u,net=192.168.0.0,host=192.168.9.1"),
         [

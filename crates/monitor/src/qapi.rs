@@ -341,18 +341,20 @@ macro_rules! qapi_struct {
     ($(
         $(#[$meta:meta])*
         pub struct $name:ident {
-            $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $wire:literal, )*
+            $( $(#[doc = $about:literal])* $field:ident : $ty:ty = $wire:literal, )*
         }
     )*) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
         pub struct $name {
-            $( $(#[$fmeta])* pub $field: $ty, )*
+            $( $(#[doc = $about])* pub $field: $ty, )*
         }
 
         impl $name {
             /// The names of the members on the wire.
             pub const MEMBERS: &'static [&'static str] = &[$( $wire, )*];
+            /// What each is, for a person.
+            pub const ABOUT: &'static [&'static str] = &[$( concat!($($about),*), )*];
 
             /// The members as introspection tells of them; enters their types.
             pub fn schema_members(_schema: &mut $crate::schema::Schema) -> Vec<$crate::schema::SchemaMember> {

@@ -655,6 +655,11 @@ fn the_program_prints_and_leaves_with_0() {
         ("-accel help", "Accelerators supported:"),
         ("-cpu help", "Available CPUs:"),
         ("-netdev help", "Available netdev backend types:"),
+        ("-netdev tap,help", "tap options:"),
+        ("-netdev stream,id=n,help", "stream options:"),
+        ("-machine q35,help", "pc-q35-10.0-machine options:"),
+        ("-M none,?", "none-machine options:"),
+        ("-machine nope,help", "Supported machines are:"),
         ("-chardev help", "Available chardev backend types:"),
         ("-object help", "List of user creatable objects:"),
         ("-device help", "Controller/Bridge/Hub devices:"),
@@ -673,6 +678,97 @@ fn the_program_prints_and_leaves_with_0() {
         assert!(output.stderr.is_empty(), "{line}");
         assert_eq!(stdout.lines().next(), Some(first), "{line}");
     }
+}
+
+/// The names in a text of help, with their types.
+fn options_of(text: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(text).into_owned();
+    let option = |line: &str| {
+        let (name, rest) = line.trim().split_once("=<")?;
+        Some((name.to_owned(), rest.split_once('>')?.0.to_owned()))
+    };
+    text.lines().filter_map(option).collect()
+}
+
+/// A value of each type that is taken by whatever has it, or one of the words that it lists.
+fn value_of(kind: &str) -> &str {
+    match kind {
+        "bool" | "OnOffAuto" => "off",
+        "str" => "kvm",
+        words => words.split('|').next().unwrap(),
+    }
+}
+
+#[test]
+fn what_help_says_of_a_machine_is_taken() {
+    let options = options_of(&program("-machine q35,help").stdout);
+    assert!(options.len() > 25, "{options:?}");
+    for (name, kind) in options {
+        let line = format!("-kernel KERNEL -machine q35,{name}={}", value_of(&kind));
+        let folder = tempfile::tempdir().unwrap();
+        let parsed = cli::parse(words(&line, folder.path()));
+        let error = parsed
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(
+            // The object that it names does not exist.
+            error.is_empty() || name == "memory-backend" && error.contains("'kvm' not found"),
+            "{line}: {error}"
+        );
+    }
+}
+
+#[test]
+fn what_help_says_of_a_netdev_is_known_to_it() {
+    // Each is whole: one word more that it does not know is all that can be wrong with it.
+    let whole = |kind: &str| match kind {
+        "hubport" => vec!["hubid=0"],
+        "dgram" => vec![
+            "local.type=unix,local.path=/x,remote.type=unix,remote.path=/y",
+            "local.type=inet,local.host=::1,local.port=1,remote.type=inet,remote.host=::1,remote.port=2",
+            "local.type=fd,local.str=3",
+        ],
+        "stream" => vec![
+            "addr.type=unix,addr.path=/x",
+            "addr.type=inet,addr.host=::1,addr.port=1",
+            "addr.type=fd,addr.str=3",
+        ],
+        "socket" => vec!["listen=:1", "udp=127.0.0.1:1,localaddr=127.0.0.1:2"],
+        _ => vec!["restrict=off", "vhost=off"],
+    };
+    let complaint = |line: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let line = format!("{line} -kernel KERNEL");
+        let parsed = cli::parse(words(&line, folder.path()));
+        parsed
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    for (kind, _) in config::vm::NETDEV_TYPES {
+        let options = options_of(&program(&format!("-netdev {kind},help")).stdout);
+        assert!(!options.is_empty(), "{kind}");
+        let is_unknown = |form: &str, name: &str| {
+            let text = complaint(&format!("-netdev {kind},id=n,{form},{name}=1"));
+            text.contains(&format!("Invalid parameter '{name}'"))
+        };
+        let mut forms = whole(kind);
+        forms.retain(|form| is_unknown(form, "nonsense"));
+        assert!(!forms.is_empty(), "{kind}: no form of it is whole");
+        for (name, _) in options {
+            // Told by introspection, as QEMU tells it: an open socket is given as the local end, and has its remote one.
+            if (*kind, name.as_str()) == ("dgram", "remote.str") {
+                continue;
+            }
+            let known = forms.iter().any(|form| !is_unknown(form, &name));
+            assert!(known, "-netdev {kind}: {name}");
+        }
+    }
+    assert_eq!(
+        wrong("-netdev nope,help"),
+        "-netdev nope,help: Parameter 'type' does not accept value 'nope'"
+    );
 }
 
 #[test]

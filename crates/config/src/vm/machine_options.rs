@@ -48,6 +48,72 @@ pub const Q35_VERSIONS: &[&str] = &[
     "8.2", "9.0", "9.1", "9.2", "10.0",
 ];
 
+/// What `-machine` takes and does: name, type and a few words. `kernel_irqchip` is another name for `kernel-irqchip`.
+const EFFECTIVE: &[(&str, &str, &str)] = &[
+    ("accel", "str", "Who runs the guest, as by -accel"),
+    ("acpi", "OnOffAuto", "ACPI tables for the guest"),
+    (
+        "dump-guest-core",
+        "bool",
+        "Include guest memory in a core dump",
+    ),
+    (
+        "kernel-irqchip",
+        "on|off|split",
+        "Who delivers interrupts (only on)",
+    ),
+    ("mem-merge", "bool", "(accepted, no effect)"),
+    ("memory-backend", "str", "The -object that is guest RAM"),
+];
+
+/// Switches that may only be off, and why.
+const ONLY_OFF: &[(&str, &str)] = &[
+    ("usb", "there is no USB controller"),
+    ("nvdimm", "there are no NVDIMMs"),
+    ("hmat", "there is no HMAT"),
+    (
+        "aux-ram-share",
+        "RAM is shared by share=on of its memory back end",
+    ),
+];
+
+/// What a QEMU board has, and this one has not: taken, since it changes nothing that is there.
+const IGNORED: &[&str] = &[
+    "graphics",
+    "vmport",
+    "smm",
+    "hpet",
+    "pit",
+    "pic",
+    "sata",
+    "smbus",
+    "i8042",
+    "fd-bootchk",
+    "default-bus-bypass-iommu",
+    "suppress-vmdesc",
+    "smbios-entry-point-type",
+    "pcspk-audiodev",
+    "kvm-shadow-mem",
+    "kvm_shadow_mem",
+    "x-oem-id",
+    "x-oem-table-id",
+    "rtc",
+    "cxl",
+    "enforce-config-section",
+];
+
+/// What `-machine` takes: each option's name, its type, and a few words.
+pub fn machine_options() -> Vec<(&'static str, &'static str, String)> {
+    let effective = EFFECTIVE.iter().map(|&(n, t, w)| (n, t, w.to_owned()));
+    let off = ONLY_OFF.iter();
+    let off = off.map(|&(name, why)| (name, "bool", format!("(only off: {why})")));
+    let ignored = IGNORED.iter();
+    let ignored = ignored.map(|&name| (name, "str", "(accepted, no effect)".to_owned()));
+    let mut all: Vec<_> = effective.chain(off).chain(ignored).collect();
+    all.sort();
+    all
+}
+
 /// Boards QEMU has and this program has not.
 const OTHER_BOARDS: &[&str] = &[
     "pc",
@@ -81,15 +147,7 @@ impl MachineConfig {
         self.dump_guest_core = reader.flag_or("dump-guest-core", self.dump_guest_core)?;
         self.mem_merge = reader.flag_or("mem-merge", self.mem_merge)?;
         irqchip(&mut reader)?;
-        for (key, why) in [
-            ("usb", "there is no USB controller"),
-            ("nvdimm", "there are no NVDIMMs"),
-            ("hmat", "there is no HMAT"),
-            (
-                "aux-ram-share",
-                "RAM is shared by share=on of its memory back end",
-            ),
-        ] {
+        for (key, why) in ONLY_OFF {
             if reader.flag_or(key, false)? {
                 return Err(Error::Other(format!("{key}=on is not supported: {why}")));
             }
@@ -105,29 +163,7 @@ impl MachineConfig {
                 return Err(Error::Other(format!("{key}= is not supported")));
             }
         }
-        reader.ignore(&[
-            "graphics",
-            "vmport",
-            "smm",
-            "hpet",
-            "pit",
-            "pic",
-            "sata",
-            "smbus",
-            "i8042",
-            "fd-bootchk",
-            "default-bus-bypass-iommu",
-            "suppress-vmdesc",
-            "smbios-entry-point-type",
-            "pcspk-audiodev",
-            "kvm-shadow-mem",
-            "kvm_shadow_mem",
-            "x-oem-id",
-            "x-oem-table-id",
-            "rtc",
-            "cxl",
-            "enforce-config-section",
-        ]);
+        reader.ignore(IGNORED);
         reader.finish()
     }
 
@@ -226,7 +262,11 @@ impl MachineConfig {
     }
 }
 
-fn machine_type(name: &str) -> Result<(MachineKind, String)> {
+/// The machine type of a name that `-machine` is given, and its name in full.
+///
+/// # Errors
+/// There is none of that name.
+pub fn machine_type(name: &str) -> Result<(MachineKind, String)> {
     match name {
         "none" => return Ok((MachineKind::None, name.to_owned())),
         "q35" => return Ok((MachineKind::Q35, DEFAULT_MACHINE.to_owned())),

@@ -1,7 +1,7 @@
 //! The kinds of netdevs: what each takes in `netdev_add`, for introspection and to check what a client sends.
 //!
-//! The values go on as they came: `config` reads them, as it reads `-netdev`, and has the last word. No test holds this list against
-//! what it takes yet.
+//! The values go on as they came: `config` reads them, as it reads `-netdev`, and has the last word. A test of the command line holds
+//! what is listed here against what it takes.
 
 use crate::error::QmpError;
 use crate::qapi::{Members, Path, QapiType, qapi_struct};
@@ -138,6 +138,10 @@ qapi_struct! {
     }
 }
 
+/// The name of that type, and the kinds of address there are.
+const ADDRESS: &str = "NetdevAddress";
+const ADDRESS_TYPES: &[&str] = &["inet", "unix", "fd"];
+
 /// Where a socket of a netdev is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NetdevAddress {
@@ -152,10 +156,10 @@ pub enum NetdevAddress {
 impl QapiType for NetdevAddress {
     fn describe(schema: &mut Schema) -> String {
         schema.union(
-            "NetdevAddress",
+            ADDRESS,
             "type",
             |schema| {
-                let type_name = schema.enumeration("NetdevAddressType", &["inet", "unix", "fd"]);
+                let type_name = schema.enumeration("NetdevAddressType", ADDRESS_TYPES);
                 vec![SchemaMember {
                     name: "type",
                     type_name,
@@ -204,24 +208,95 @@ struct Kind {
     name: &'static str,
     describe: fn(&mut Schema) -> String,
     check: fn(Value) -> Result<(), QmpError>,
+    options: fn(&mut Vec<NetdevOption>),
 }
 
-const fn kind<T: QapiType>(name: &'static str) -> Kind {
-    Kind {
-        name,
-        describe: T::describe,
-        check: |members| T::decode(members, &Path::ROOT).map(drop),
-    }
+/// One of them by its type.
+macro_rules! kind {
+    ($name:literal, $type:ident) => {
+        Kind {
+            name: $name,
+            describe: $type::describe,
+            check: |members| $type::decode(members, &Path::ROOT).map(drop),
+            options: |list| {
+                let members = $type::schema_members(&mut Schema::default());
+                options("", members, $type::ABOUT, list);
+            },
+        }
+    };
 }
 
 const KINDS: &[Kind] = &[
-    kind::<NetdevTapOptions>("tap"),
-    kind::<NetdevHubPortOptions>("hubport"),
-    kind::<NetdevDgramOptions>("dgram"),
-    kind::<NetdevStreamOptions>("stream"),
-    kind::<NetdevSocketOptions>("socket"),
-    kind::<NetdevUserOptions>("user"),
+    kind!("tap", NetdevTapOptions),
+    kind!("hubport", NetdevHubPortOptions),
+    kind!("dgram", NetdevDgramOptions),
+    kind!("stream", NetdevStreamOptions),
+    kind!("socket", NetdevSocketOptions),
+    kind!("user", NetdevUserOptions),
 ];
+
+/// What one kind of netdev takes, as a command line has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetdevOption {
+    /// `ifname`, or `addr.host` of an address.
+    pub name: String,
+    /// Its type: `str`, or the words that it may be.
+    pub kind: String,
+    /// What it is, in a few words.
+    pub about: &'static str,
+}
+
+/// What a netdev of the kind `name` takes besides its id; nothing, if there is no such kind.
+pub fn netdev_options(name: &str) -> Option<Vec<NetdevOption>> {
+    let kind = KINDS.iter().find(|kind| kind.name == name)?;
+    let mut list = Vec::new();
+    (kind.options)(&mut list);
+    Some(list)
+}
+
+/// Adds members to a list; those of an address each by itself, under the address's name.
+fn options(
+    prefix: &str,
+    members: Vec<SchemaMember>,
+    about: &'static [&'static str],
+    list: &mut Vec<NetdevOption>,
+) {
+    for (member, about) in members.into_iter().zip(about) {
+        let name = format!("{prefix}{}", member.name);
+        let about = about.trim().trim_end_matches('.');
+        if member.type_name != ADDRESS {
+            list.push(NetdevOption {
+                name,
+                kind: member.type_name,
+                about,
+            });
+            continue;
+        }
+        list.push(NetdevOption {
+            name: format!("{name}.type"),
+            kind: ADDRESS_TYPES.join("|"),
+            about,
+        });
+        let schema = &mut Schema::default();
+        let below = format!("{name}.");
+        for (members, about) in [
+            (
+                NetdevInetAddress::schema_members(schema),
+                NetdevInetAddress::ABOUT,
+            ),
+            (
+                NetdevUnixAddress::schema_members(schema),
+                NetdevUnixAddress::ABOUT,
+            ),
+            (
+                NetdevFdAddress::schema_members(schema),
+                NetdevFdAddress::ABOUT,
+            ),
+        ] {
+            options(&below, members, about, list);
+        }
+    }
+}
 
 /// The members that each kind of `names` has besides the common ones.
 pub(crate) fn netdev_variants(

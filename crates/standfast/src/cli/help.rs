@@ -92,6 +92,29 @@ pub fn device(device: &DeviceType) -> String {
     text
 }
 
+/// `-machine TYPE,help`; nothing if there is no type of the name `type_name`.
+pub fn machine(type_name: &str) -> Option<String> {
+    let (_, name) = config::vm::machine_type(type_name).ok()?;
+    let mut text = format!("{name}-machine options:\n");
+    for (name, kind, about) in config::vm::machine_options() {
+        let left = format!("  {name}=<{kind}>");
+        let _ = writeln!(text, "{left:<33} - {about}");
+    }
+    Some(text)
+}
+
+/// `-netdev TYPE,help`; nothing if there is no type of the name `type_name`.
+pub fn netdev(type_name: &str) -> Option<String> {
+    let mut options = monitor::types::netdev_options(type_name)?;
+    options.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut text = format!("{type_name} options:\n");
+    for option in options {
+        let left = format!("  {}=<{}>", option.name, option.kind);
+        let _ = writeln!(text, "{left:<33} - {}", option.about);
+    }
+    Some(text)
+}
+
 /// `-object TYPE,help`; nothing if there is no type of the name `type_name`.
 pub fn object(type_name: &str) -> Option<String> {
     let mut properties = crate::backend::type_properties(type_name)?;

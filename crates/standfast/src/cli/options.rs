@@ -114,7 +114,7 @@ pub static OPTIONS: &[OptionSpec] = &[
             "[type=]q35|pc-q35-VERSION|none[,accel=kvm|qtest][,memory-backend=ID][,acpi=on|off][,mem-merge=on|off][,dump-guest-core=on|off]",
         ),
         Standard,
-        "the board; memory-backend= names the -object that is guest RAM; '-machine help' lists the types",
+        "the board; memory-backend= names the -object that is guest RAM; '-machine help' lists the types, '-machine TYPE,help' the options",
         apply::machine,
     ),
     option(
@@ -284,7 +284,7 @@ pub static OPTIONS: &[OptionSpec] = &[
             "tap,id=ID[,ifname=NAME][,fd=N|fds=N:N...][,script=FILE|no][,downscript=FILE|no][,vhost=on|off][,vhostforce=on|off][,vhostfd=N|vhostfds=N:N...][,queues=N][,sndbuf=SIZE][,vnet_hdr=on|off] | JSON",
         ),
         Network,
-        "the host side of a NIC; '-netdev help' lists the types",
+        "the host side of a NIC; '-netdev help' lists the types, '-netdev TYPE,help' the options of one",
         apply::netdev,
     ),
     option(

@@ -8,7 +8,7 @@ use crate::syntax::Reader;
 /// A network of the guest and this process alone: a gateway that answers, a DHCP server, and no way outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserConfig {
-    /// `net=`: its address.
+    /// `net=`, or by an older name `ip=`, which has no mask: its address.
     pub network: Ipv4Addr,
     /// The mask that belongs to it.
     pub mask: Ipv4Addr,
@@ -105,7 +105,9 @@ pub(super) fn user(reader: &mut Reader) -> Result<UserConfig> {
         ));
     }
     let restrict = reader.flag_or("restrict", false)?;
-    let (network, mask) = network(&reader.string("net")?.unwrap_or("10.0.2.0/24".to_owned()))?;
+    let older = reader.string("ip")?.map(|ip| format!("{ip}/24"));
+    let given = reader.string("net")?.or(older);
+    let (network, mask) = network(&given.unwrap_or("10.0.2.0/24".to_owned()))?;
     let mut member = |key: &str, name: &str, default: u32| match reader.string(key)? {
         None => Ok(network | default & !mask),
         Some(text) => {

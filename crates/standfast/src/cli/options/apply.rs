@@ -13,12 +13,17 @@ use crate::log;
 type Outcome = Result<(), Stop>;
 
 /// Text for an option that asks what there is to choose from.
-fn listing(argument: &str, heading: &str, rows: &[(&str, &str)]) -> Outcome {
-    let first = argument.split(',').next().unwrap_or("");
-    if matches!(argument, "help" | "?") || (first != argument && argument.ends_with(",help")) {
-        return Err(Stop::Print(help::list(heading, rows)));
+fn choices(argument: &str, heading: &str, rows: &[(&str, &str)]) -> Outcome {
+    match argument {
+        "help" | "?" => Err(Stop::Print(help::list(heading, rows))),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The same for one that asks with `help` behind a choice, too.
+fn listing(argument: &str, heading: &str, rows: &[(&str, &str)]) -> Outcome {
+    let behind = argument.contains(',') && argument.ends_with(",help");
+    choices(if behind { "help" } else { argument }, heading, rows)
 }
 
 fn refuse(message: impl Into<String>) -> Outcome {
@@ -37,7 +42,18 @@ pub(super) fn version(_: &mut Builder, _: &str) -> Outcome {
     Err(Stop::Print(format!("{}\n", crate::VERSION)))
 }
 
+/// Text for an option that asks what one type, its `implied` first part, takes. One that does not exist is refused further on.
+fn details(argument: &str, implied: &str, text: impl Fn(&str) -> Option<String>) -> Outcome {
+    let options = Options::parse(argument, Some(implied))?;
+    let asked = options.text(implied).filter(|_| options.asks_for_help());
+    match asked.and_then(|kind| text(&kind)) {
+        Some(text) => Err(Stop::Print(text)),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn machine(builder: &mut Builder, argument: &str) -> Outcome {
+    details(argument, "type", help::machine)?;
     listing(argument, "Supported machines are:", MACHINE_TYPES)?;
     Ok(builder
         .config
@@ -97,20 +113,17 @@ pub(super) fn device(builder: &mut Builder, argument: &str) -> Outcome {
 }
 
 pub(super) fn object(builder: &mut Builder, argument: &str) -> Outcome {
-    let asked = argument
-        .strip_suffix(",help")
-        .or_else(|| argument.strip_suffix(",?"));
-    if let Some(kind) = asked.filter(|asked| OBJECT_TYPES.iter().any(|(kind, _)| kind == asked))
-        && let Some(text) = help::object(kind)
-    {
-        return Err(Stop::Print(text));
-    }
-    listing(argument, "List of user creatable objects:", OBJECT_TYPES)?;
+    let known = |kind: &str| OBJECT_TYPES.iter().any(|(name, _)| *name == kind);
+    details(argument, "qom-type", |kind| {
+        known(kind).then(|| help::object(kind)).flatten()
+    })?;
+    choices(argument, "List of user creatable objects:", OBJECT_TYPES)?;
     builder.object(argument)
 }
 
 pub(super) fn netdev(builder: &mut Builder, argument: &str) -> Outcome {
-    listing(argument, "Available netdev backend types:", NETDEV_TYPES)?;
+    details(argument, "type", help::netdev)?;
+    choices(argument, "Available netdev backend types:", NETDEV_TYPES)?;
     builder.netdev(argument)
 }
 
