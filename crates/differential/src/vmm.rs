@@ -244,6 +244,29 @@ impl Vmm {
         Ok(reply)
     }
 
+    /// As [`Vmm::set_off`], and up to all of these events. The order in which they come is a matter of luck (QEMU tells of a
+    /// device's end when the last that uses it is done): they are noted in that of their names.
+    ///
+    /// # Errors
+    /// As [`Vmm::ask`], and one that did not come.
+    pub fn set_off_until(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        labels: &[&str],
+    ) -> Result<()> {
+        let before = self.transcript.borrow().entries.len();
+        self.set_off(command, arguments)?;
+        for label in labels {
+            self.wait(label)?;
+        }
+        let mut transcript = self.transcript.borrow_mut();
+        if let Some(events) = transcript.entries.get_mut(before + 1..) {
+            events.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        Ok(())
+    }
+
     /// Ends it where nothing more of it is to be compared.
     pub fn abandon(mut self) {
         end(&mut self.child);

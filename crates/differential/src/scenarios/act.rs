@@ -74,6 +74,12 @@ impl Act {
         Ok(self)
     }
 
+    /// A command that sets off these events, in any order.
+    pub(super) fn set_off_until(mut self, command: &str, labels: &[&str]) -> Result<Self> {
+        self.vmm.set_off_until(command, Value::Null, labels)?;
+        Ok(self)
+    }
+
     fn placed(&self, arguments: Value) -> Value {
         match arguments {
             Value::String(text) => {

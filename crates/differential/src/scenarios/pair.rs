@@ -322,8 +322,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         |stage| {
             Act::pairs(stage, 1)?
                 .ask("device_del", json!({"id": "primary0"}))?
-                .set_off("system_reset", Value::Null)?
-                .wait("DEVICE_DELETED primary0")?
+                .set_off_until("system_reset", &["RESET", "DEVICE_DELETED primary0"])?
                 .look()?
                 .finish()
         }
