@@ -6,6 +6,7 @@
 //! nothing happens by the passing of time but what the test says.
 
 use hypervisor::qtest::GuestClock;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +23,12 @@ pub trait Clock: Send + Sync {
 
     /// From now on `wake` is called whenever the clock was moved otherwise than by the passing of time.
     fn on_move(&self, wake: Box<dyn Fn() + Send + Sync>);
+
+    /// As [`migration::Clock::alarm`].
+    fn alarm(&self, at: Duration, ring: Box<dyn FnOnce() + Send>) -> Option<migration::Alarm> {
+        let _ = (at, ring);
+        None
+    }
 }
 
 /// The host's clocks.
@@ -63,11 +70,27 @@ impl Clock for HostClock {
 /// What a [`ManualClock`] shows as the time of day at its zero: 2026-01-01 00:00:00 UTC.
 pub const MANUAL_EPOCH_S: i64 = 1_767_225_600;
 
+/// Alarms by number: when, and what to call then, unless that was done.
+type Alarms = BTreeMap<u64, (Duration, Option<Box<dyn FnOnce() + Send>>)>;
+
 /// A clock that moves when it is told to.
 #[derive(Default)]
 pub struct ManualClock {
     now: Mutex<Duration>,
     wakes: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+    alarms: Arc<Mutex<Alarms>>,
+}
+
+/// An alarm that is set, until it is dropped.
+struct SetAlarm {
+    number: u64,
+    alarms: Arc<Mutex<Alarms>>,
+}
+
+impl Drop for SetAlarm {
+    fn drop(&mut self) {
+        lock(&self.alarms).remove(&self.number);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +119,20 @@ impl ManualClock {
         for wake in lock(&self.wakes).iter() {
             wake();
         }
+        let mut alarms = lock(&self.alarms);
+        let now = self.now();
+        for (_, ring) in alarms.values_mut().filter(|(at, _)| *at <= now) {
+            if let Some(ring) = ring.take() {
+                ring();
+            }
+        }
+    }
+
+    /// When the next alarm is to ring.
+    pub fn next_alarm(&self) -> Option<Duration> {
+        let alarms = lock(&self.alarms);
+        let waiting = alarms.values().filter(|(_, ring)| ring.is_some());
+        waiting.map(|(at, _)| *at).min()
     }
 }
 
@@ -115,6 +152,22 @@ impl Clock for ManualClock {
 
     fn on_move(&self, wake: Box<dyn Fn() + Send + Sync>) {
         lock(&self.wakes).push(wake);
+    }
+
+    fn alarm(&self, at: Duration, ring: Box<dyn FnOnce() + Send>) -> Option<migration::Alarm> {
+        let mut alarms = lock(&self.alarms);
+        let number = alarms.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut ring = Some(ring);
+        if self.now() >= at
+            && let Some(ring) = ring.take()
+        {
+            ring();
+        }
+        alarms.insert(number, (at, ring));
+        Some(Box::new(SetAlarm {
+            number,
+            alarms: Arc::clone(&self.alarms),
+        }))
     }
 }
 
@@ -171,6 +224,10 @@ impl migration::Clock for MigrationClock {
     fn now(&self) -> Duration {
         self.0.now()
     }
+
+    fn alarm(&self, at: Duration, ring: Box<dyn FnOnce() + Send>) -> Option<migration::Alarm> {
+        self.0.alarm(at, ring)
+    }
 }
 
 #[cfg(test)]
@@ -192,5 +249,35 @@ mod tests {
         assert_eq!(clock.wall_s(), MANUAL_EPOCH_S + 2);
         assert_eq!(woken.load(Ordering::SeqCst), 2);
         assert_eq!(clock.host_wait(Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn an_alarm_rings_once_its_time_has_come_and_not_if_it_is_taken_back() {
+        let clock = ManualClock::new();
+        let rung = Arc::new(AtomicUsize::new(0));
+        let set = |seconds| {
+            let count = Arc::clone(&rung);
+            let ring = move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            };
+            clock.alarm(Duration::from_secs(seconds), Box::new(ring))
+        };
+        let (one, other) = (set(1), set(2));
+        assert_eq!(clock.next_alarm(), Some(Duration::from_secs(1)));
+        for _ in 0..2 {
+            clock.advance(Duration::from_millis(700));
+        }
+        assert_eq!(rung.load(Ordering::SeqCst), 1);
+        assert_eq!(clock.next_alarm(), Some(Duration::from_secs(2)));
+        drop((one, other));
+        assert_eq!(clock.next_alarm(), None);
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(rung.load(Ordering::SeqCst), 1);
+        // What is past already rings at once.
+        let late = set(1);
+        assert_eq!(rung.load(Ordering::SeqCst), 2);
+        assert!(late.is_some() && clock.next_alarm().is_none());
+        let by_itself = HostClock::new().alarm(Duration::ZERO, Box::new(|| ()));
+        assert!(by_itself.is_none());
     }
 }

@@ -73,6 +73,9 @@ impl Job<'_> {
             }
         }
         self.advance(State::Device)?;
+        // The VM stands still: a target that is stuck must not keep it so.
+        let within = self.patience();
+        self.link()?.hurry(within);
 
         // Devices first: saving may make them write to guest memory a last time.
         let devices = self.source.save_devices()?;

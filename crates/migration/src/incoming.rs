@@ -200,7 +200,7 @@ struct Link<'a> {
 
 impl Input for Link<'_> {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
-        self.channel.fill(buffer, self.cancel, Patience::Endless)
+        self.channel.fill(buffer, self.cancel, &Patience::Endless)
     }
 
     fn fill_guest(&mut self, span: HostSpan<'_>) -> Result<usize, ChannelError> {
@@ -223,7 +223,7 @@ impl Peer for Link<'_> {
         };
         let mut pieces = [Piece::bytes(&bytes)];
         self.channel
-            .write_all(&mut pieces, self.cancel, &mut |_| Ok(()))
+            .write_all(&mut pieces, self.cancel, None, &mut |_| Ok(()))
     }
 
     fn seal(&mut self) -> bool {

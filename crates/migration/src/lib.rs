@@ -71,7 +71,7 @@ mod state;
 mod stream;
 pub use cancel::CancelToken;
 pub use capabilities::{Capabilities, Capability, Unsupported};
-pub use clock::{Clock, MonotonicClock};
+pub use clock::{Alarm, Clock, MonotonicClock};
 pub use incoming::{Incoming, IncomingOptions, Target};
 pub use inert::{Inert, Setting};
 pub use info::{Info, RamInfo};

@@ -7,6 +7,7 @@ use memory::{HostSpan, Ram};
 use crate::cancel::CancelToken;
 use crate::channel::iov::Piece;
 use crate::channel::{Channel, ChannelError, Patience};
+use crate::clock::Clock;
 use crate::reason::Reason;
 use crate::stream::{
     Farewell, Input, Kind, RamTable, Reader, Received, StreamError, prolog, section, section_of,
@@ -49,10 +50,13 @@ impl From<ChannelError> for SendError {
 pub(crate) struct Link<'a> {
     channel: Channel,
     cancel: &'a CancelToken,
+    clock: &'a dyn Clock,
     /// Bytes written.
     sent_bytes: u64,
     /// No section is half written.
     between_sections: bool,
+    /// How long the other side may take nothing; while the VM runs, as long as it likes.
+    stall: Option<Duration>,
 }
 
 struct Answers<'a> {
@@ -63,7 +67,7 @@ struct Answers<'a> {
 
 impl Input for Answers<'_> {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
-        self.channel.fill(buffer, self.cancel, self.patience)
+        self.channel.fill(buffer, self.cancel, &self.patience)
     }
 
     fn fill_guest(&mut self, _span: HostSpan<'_>) -> Result<usize, ChannelError> {
@@ -91,13 +95,20 @@ fn read_answer(
 }
 
 impl<'a> Link<'a> {
-    pub(crate) fn new(channel: Channel, cancel: &'a CancelToken) -> Self {
+    pub(crate) fn new(channel: Channel, cancel: &'a CancelToken, clock: &'a dyn Clock) -> Self {
         Self {
             channel,
             cancel,
+            clock,
             sent_bytes: 0,
             between_sections: true,
+            stall: None,
         }
+    }
+
+    /// From now on nobody waits longer for the other side to take what is sent.
+    pub(crate) fn hurry(&mut self, stall: Duration) {
+        self.stall = Some(stall);
     }
 
     pub(crate) fn is_bidirectional(&self) -> bool {
@@ -118,14 +129,17 @@ impl<'a> Link<'a> {
         let mut said = None;
         self.between_sections = false;
         let cancel = self.cancel;
-        let written = self.channel.write_all(pieces, cancel, &mut |channel| {
-            let patience = Patience::of(REST_OF_ANSWER);
-            if let Err(error) = read_answer(channel, cancel, patience) {
-                said = Some(error);
-                return Err(ChannelError::Closed);
-            }
-            Ok(())
-        });
+        let stall = self.stall.map(|stall| (stall, self.clock));
+        let written = self
+            .channel
+            .write_all(pieces, cancel, stall, &mut |channel| {
+                let patience = Patience::of(REST_OF_ANSWER);
+                if let Err(error) = read_answer(channel, cancel, patience) {
+                    said = Some(error);
+                    return Err(ChannelError::Closed);
+                }
+                Ok(())
+            });
         match (written, said) {
             (Ok(()), _) => {
                 self.between_sections = true;
@@ -166,7 +180,8 @@ impl<'a> Link<'a> {
 
     /// Waits for the answer `due`.
     pub(crate) fn expect(&self, due: Kind, within: Duration) -> Result<(), SendError> {
-        let received = read_answer(&self.channel, self.cancel, Patience::of(within))?;
+        let patience = Patience::by(self.clock, within);
+        let received = read_answer(&self.channel, self.cancel, patience)?;
         match (due, &received) {
             (Kind::Ready, Received::Ready)
             | (Kind::Loaded, Received::Loaded)
@@ -207,7 +222,7 @@ impl<'a> Link<'a> {
     /// Ends a one-way stream.
     pub(crate) fn finish(self, within: Duration) -> Result<(), SendError> {
         self.channel
-            .finish(self.cancel, within)
+            .finish(self.cancel, &Patience::by(self.clock, within))
             .map_err(SendError::from)
     }
 }

@@ -355,7 +355,9 @@ impl<'a> Job<'a> {
     ) -> Result<(), SendError> {
         let shared = self.shared;
         let channel = connect(address, named_fd, &shared.cancel)?;
-        let link = self.link.insert(Link::new(channel, &shared.cancel));
+        let link = self
+            .link
+            .insert(Link::new(channel, &shared.cancel, &*shared.clock));
         let answers = link.is_bidirectional();
         let configuration = Configuration {
             page_bytes: u32::try_from(PAGE_SIZE_BYTES).unwrap_or(0),

@@ -61,7 +61,8 @@ pub struct Parameters {
     pub failover_unplug_policy: UnplugPolicy,
     /// Ours: what to do with a guest that is paused with its primaries in.
     pub failover_when_paused: PausedPolicy,
-    /// Ours: how long the target has to answer at each step of the hand-over, in ms.
+    /// Ours: how long the target has to answer at each step of the hand-over, and may take nothing of what it is sent
+    /// while the guest is stopped, in ms.
     #[serde(rename = "handover-timeout")]
     pub handover_timeout_ms: u64,
     /// QEMU's that change nothing here.

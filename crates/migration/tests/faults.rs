@@ -6,14 +6,17 @@ mod support;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use migration::channel::Listener;
 use migration::{
     DevicePayload, DeviceShape, Incoming, Info, Kept, Outcome, Outgoing, ParametersUpdate, Reason,
     State, UnplugPolicy, VmIs,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::*;
 
 /// A source and a target on a pair of sockets, and dups of both ends to meddle with.
@@ -272,6 +275,61 @@ fn a_stalled_target_is_given_up_at_the_deadline() {
     drop(release);
     assert_eq!(pair.incoming.join(), State::Failed);
     assert!(!pair.target.is_running());
+}
+
+/// The VM stands still meanwhile: it must not do so for as long as whoever is to take its state takes nothing.
+#[test]
+fn a_peer_that_stops_reading_once_the_vm_has_stopped_is_given_up_at_the_deadline() {
+    let (mut there, here) = std::io::pipe().unwrap();
+    let source = Guest::new(MIB, 64);
+    source.set_running(true);
+    let (record, events) = record();
+    let mut from = TestSource::new(&source, &record);
+    // More than the pipe holds.
+    from.extra_devices = vec![DevicePayload {
+        name: "large".to_owned(),
+        version: 1,
+        bytes: vec![7; 4 << 20],
+    }];
+    let mut options = options("fd:out".parse().unwrap(), &record);
+    options.pause_before_switchover = true;
+    let update = ParametersUpdate {
+        handover_timeout_ms: Some(100),
+        ..Default::default()
+    };
+    options.parameters.update(&update).unwrap();
+    let mut here = Some(here.into());
+    let outgoing = Outgoing::start(Box::new(from), options, &mut |_| here.take()).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !stop.load(Ordering::SeqCst) {
+                let mut fds = [PollFd::new(&there, PollFlags::IN)];
+                let soon = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 1_000_000,
+                };
+                if poll(&mut fds, Some(&soon)).unwrap() > 0 {
+                    assert_ne!(there.read(&mut buffer).unwrap(), 0);
+                }
+            }
+            there
+        })
+    };
+    events.until_state(State::PreSwitchover);
+    assert!(!source.is_running());
+    stop.store(true, Ordering::SeqCst);
+    let there = reader.join().unwrap();
+    outgoing.proceed().unwrap();
+    events.until_state(State::Failed);
+    assert_eq!(
+        error_of(&outgoing.info()),
+        "the other side has taken nothing for 100ms"
+    );
+    assert!(source.is_running());
+    drop(there);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn connect_socket(
         Err(errno) => return Err(errno.into()),
     }
     let channel = Channel::from_fd(fd).map_err(Attempt::Failed)?;
-    match channel.ready(PollFlags::OUT, cancel, Patience::of(CONNECT_PATIENCE)) {
+    match channel.ready(PollFlags::OUT, cancel, &Patience::of(CONNECT_PATIENCE)) {
         Ok(_) => {}
         Err(ChannelError::Cancelled) => return Err(Attempt::Cancelled),
         Err(_) => return Err(Errno::TIMEDOUT.into()),

@@ -29,16 +29,19 @@ impl Running {
     pub(super) fn wait(
         mut self,
         cancel: &CancelToken,
-        patience: Patience,
+        patience: &Patience,
     ) -> Result<(), ChannelError> {
         if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
             loop {
-                let mut fds = [
+                let timeout = patience.left()?;
+                let mut fds = vec![
                     PollFd::new(&pidfd, PollFlags::IN),
                     PollFd::new(cancel, PollFlags::IN),
                 ];
-                let _ = poll(&mut fds, patience.left()?.as_ref());
-                let ended = !fds[0].revents().is_empty();
+                let bell = patience.bell();
+                fds.extend(bell.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
+                let _ = poll(&mut fds, timeout.as_ref());
+                let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
                 if cancel.is_cancelled() {
                     return Err(ChannelError::Cancelled);
                 }

@@ -8,11 +8,12 @@ mod connect;
 mod exec;
 pub(crate) mod iov;
 mod listen;
+mod patience;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memory::HostSpan;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,8 +24,10 @@ use rustix::net::sockopt;
 pub use address::{Address, AddressError};
 pub use connect::connect;
 pub use listen::{Listener, ListeningAt};
+pub(crate) use patience::Patience;
 
 use crate::cancel::CancelToken;
+use crate::clock::Clock;
 use exec::Running;
 use iov::Piece;
 
@@ -83,6 +86,9 @@ pub enum ChannelError {
     /// Nothing came in time.
     #[error("no answer from the other side within {0:?}")]
     TimedOut(Duration),
+    /// Nothing that was sent was taken for so long.
+    #[error("the other side has taken nothing for {0:?}")]
+    Stalled(Duration),
     /// The operation was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -101,38 +107,6 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
-    }
-}
-
-/// How long to wait for the peer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Patience {
-    /// As long as it takes; the token still breaks it.
-    Endless,
-    /// Until then, having begun `total` before.
-    Until { deadline: Instant, total: Duration },
-}
-
-impl Patience {
-    pub(crate) fn of(total: Duration) -> Self {
-        match Instant::now().checked_add(total) {
-            Some(deadline) => Self::Until { deadline, total },
-            None => Self::Endless,
-        }
-    }
-
-    /// What is left of it for a poll.
-    fn left(self) -> Result<Option<Timespec>, ChannelError> {
-        match self {
-            Self::Endless => Ok(None),
-            Self::Until { deadline, total } => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(ChannelError::TimedOut(total));
-                }
-                Ok(Some(timespec(left)))
-            }
-        }
     }
 }
 
@@ -198,14 +172,16 @@ impl Channel {
         &self,
         events: PollFlags,
         cancel: &CancelToken,
-        patience: Patience,
+        patience: &Patience,
     ) -> Result<PollFlags, ChannelError> {
         loop {
             let timeout = patience.left()?;
-            let mut fds = [
+            let mut fds = vec![
                 PollFd::new(&self.fd, events),
                 PollFd::new(cancel, PollFlags::IN),
             ];
+            let bell = patience.bell();
+            fds.extend(bell.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(ChannelError::Lost(sentence(&errno.into()))),
@@ -213,7 +189,7 @@ impl Channel {
             if cancel.is_cancelled() {
                 return Err(ChannelError::Cancelled);
             }
-            let revents = fds[0].revents();
+            let revents = fds.first().map_or(PollFlags::empty(), PollFd::revents);
             if !revents.is_empty() {
                 return Ok(revents);
             }
@@ -221,11 +197,12 @@ impl Channel {
     }
 
     /// Writes all of `pieces`. `interrupted` is asked whenever the peer has something to say while it does not take more;
-    /// it may end the writing with an error.
+    /// it may end the writing with an error. With `stall` the peer may take nothing for so long at most.
     pub(crate) fn write_all(
         &self,
         mut pieces: &mut [Piece<'_>],
         cancel: &CancelToken,
+        stall: Option<(Duration, &dyn Clock)>,
         interrupted: &mut dyn FnMut(&Self) -> Result<(), ChannelError>,
     ) -> Result<(), ChannelError> {
         if cancel.is_cancelled() {
@@ -248,7 +225,15 @@ impl Channel {
                     if listen {
                         events |= PollFlags::IN;
                     }
-                    let ready = self.ready(events, cancel, Patience::Endless)?;
+                    let patience = stall.map_or(Patience::Endless, |(stall, clock)| {
+                        Patience::by(clock, stall)
+                    });
+                    let ready = match self.ready(events, cancel, &patience) {
+                        Err(ChannelError::TimedOut(total)) => {
+                            return Err(ChannelError::Stalled(total));
+                        }
+                        ready => ready?,
+                    };
                     if listen && ready.contains(PollFlags::IN) {
                         interrupted(self)?;
                         // What it said was not the end: do not spin on input nobody reads.
@@ -270,7 +255,7 @@ impl Channel {
     fn read_some(
         &self,
         cancel: &CancelToken,
-        patience: Patience,
+        patience: &Patience,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Result<usize, ChannelError> {
         loop {
@@ -293,7 +278,7 @@ impl Channel {
         &self,
         buffer: &mut [u8],
         cancel: &CancelToken,
-        patience: Patience,
+        patience: &Patience,
     ) -> Result<usize, ChannelError> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -315,7 +300,7 @@ impl Channel {
     ) -> Result<usize, ChannelError> {
         let mut filled = 0;
         while filled < span.len_bytes() {
-            let count = self.read_some(cancel, Patience::Endless, |fd| {
+            let count = self.read_some(cancel, &Patience::Endless, |fd| {
                 iov::read_guest(fd, span, filled)
             })?;
             if count == 0 {
@@ -374,14 +359,18 @@ impl Channel {
     }
 
     /// Ends a one-way stream: a file is on the disk, a command has taken everything and ended well.
-    pub(crate) fn finish(self, cancel: &CancelToken, within: Duration) -> Result<(), ChannelError> {
+    pub(crate) fn finish(
+        self,
+        cancel: &CancelToken,
+        patience: &Patience,
+    ) -> Result<(), ChannelError> {
         let Self { fd, kind, command } = self;
         if kind == Kind::File {
             rustix::fs::fsync(&fd).map_err(|errno| ChannelError::Lost(sentence(&errno.into())))?;
         }
         drop(fd);
         match command {
-            Some(command) => command.wait(cancel, Patience::of(within)),
+            Some(command) => command.wait(cancel, patience),
             None => Ok(()),
         }
     }
