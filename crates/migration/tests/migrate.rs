@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration::{Outcome, Outgoing, ParametersUpdate, State, VmIs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType};
 use support::*;
 
@@ -242,6 +244,33 @@ fn a_command_that_took_everything_and_failed_may_have_handed_it_on() {
         })
     )));
     assert!(!source.is_running());
+}
+
+/// Not the shell alone, which is all that a kill of its process would reach.
+#[test]
+fn a_cancel_leaves_nothing_of_what_a_command_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = dir.path().join("started");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &started, rustix::fs::Mode::RWXU).unwrap();
+    // Both the shell and what it started hold this end; neither reads its input.
+    let command = format!("exec 5> {0}; sleep 1000; :", started.display());
+    let (source, _) = guests(16 * MIB);
+    let (record, events) = record();
+    let outgoing = send(
+        TestSource::new(&source, &record),
+        &format!("exec:{command}"),
+    );
+    let mut held = std::fs::File::open(&started).unwrap();
+    assert!(outgoing.cancel());
+    events.until_state(State::Cancelled);
+    // The end comes when nobody holds the other one any more.
+    let mut fds = [PollFd::new(&held, PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: PATIENCE.as_secs().try_into().unwrap(),
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "something is left");
+    assert_eq!(held.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

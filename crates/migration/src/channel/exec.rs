@@ -1,15 +1,18 @@
 //! A command at the other end of the channel.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 use super::{Channel, ChannelError, Patience, sentence};
 use crate::cancel::CancelToken;
 
-/// A running command. It does not outlive its channel: dropped, it is killed and reaped.
+/// A running command. It does not outlive its channel: dropped, it is killed with all that it has started, and reaped.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -25,7 +28,12 @@ impl Running {
         }
     }
 
-    /// Waits for it to end by itself. Its input is closed already.
+    /// Kills it and all that it has started. Not once it was waited for: until then its number is its group's.
+    fn kill(&self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+    }
+
+    /// Waits for it to end by itself; what it has started goes on then, if it ended well. Its input is closed already.
     pub(super) fn wait(
         mut self,
         cancel: &CancelToken,
@@ -50,6 +58,12 @@ impl Running {
                 }
             }
         }
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let peeked = waitid(WaitId::Pid(Pid::from_child(&self.child)), ended);
+        let good = matches!(&peeked, Ok(Some(status)) if status.exit_status() == Some(0));
+        if !good {
+            self.kill();
+        }
         let status = self
             .child
             .wait()
@@ -66,7 +80,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.child.kill();
+            self.kill();
             let _ = self.child.wait();
         }
     }
@@ -80,6 +94,9 @@ pub(super) fn spawn(command: &str, write: bool) -> Result<Channel, ChannelError>
     };
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command);
+    // A group of its own: the shell is not all there is to end. *Rejected: killing the shell alone,* as QEMU does. What it
+    // waits for reads on, or stays for good if it does not read.
+    shell.process_group(0);
     if write {
         shell.stdin(Stdio::piped());
     } else {
