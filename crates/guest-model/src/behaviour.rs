@@ -1,5 +1,6 @@
 //! What a guest does wrong, or late, on purpose.
 
+use crate::pci::Bdf;
 use std::time::Duration;
 
 /// A step at which a guest can be told to behave otherwise.
@@ -58,16 +59,31 @@ impl Act {
     }
 }
 
+/// What is still to be done wrong at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    /// Behind this port alone.
+    port: Option<Bdf>,
+    moment: Moment,
+    act: Act,
+    times: u32,
+}
+
 /// What is still to be done wrong, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Behaviours {
-    planned: Vec<(Moment, Act, u32)>,
+    planned: Vec<Plan>,
 }
 
 impl Behaviours {
-    pub(crate) fn plan(&mut self, moment: Moment, act: Act, times: u32) {
+    pub(crate) fn plan(&mut self, port: Option<Bdf>, moment: Moment, act: Act, times: u32) {
         if times > 0 {
-            self.planned.push((moment, act, times));
+            self.planned.push(Plan {
+                port,
+                moment,
+                act,
+                times,
+            });
         }
     }
 
@@ -75,12 +91,14 @@ impl Behaviours {
         self.planned.clear();
     }
 
-    /// What to do at this moment; counts as done.
-    pub(crate) fn take(&mut self, moment: Moment) -> Option<Act> {
-        let at = self.planned.iter().position(|plan| plan.0 == moment)?;
-        let act = self.planned[at].1;
-        self.planned[at].2 -= 1;
-        if self.planned[at].2 == 0 {
+    /// What to do at this moment behind this port; counts as done.
+    pub(crate) fn take(&mut self, port: Bdf, moment: Moment) -> Option<Act> {
+        let fits = |plan: &Plan| plan.moment == moment && plan.port.is_none_or(|only| only == port);
+        let at = self.planned.iter().position(fits)?;
+        let plan = self.planned.get_mut(at)?;
+        let act = plan.act;
+        plan.times -= 1;
+        if plan.times == 0 {
             self.planned.remove(at);
         }
         Some(act)
@@ -91,14 +109,25 @@ impl Behaviours {
 mod tests {
     use super::*;
 
+    const PORTS: [Bdf; 2] = [Bdf::new(0, 1, 0), Bdf::new(0, 2, 0)];
+
     #[test]
     fn a_plan_is_used_up_at_its_moment_only() {
         let mut behaviours = Behaviours::default();
-        behaviours.plan(Moment::Eject, Act::Ignore, 2);
-        behaviours.plan(Moment::Eject, Act::Reboot, 1);
-        assert_eq!(behaviours.take(Moment::Noticed), None);
-        let taken: Vec<_> = (0..4).map(|_| behaviours.take(Moment::Eject)).collect();
+        behaviours.plan(None, Moment::Eject, Act::Ignore, 2);
+        behaviours.plan(None, Moment::Eject, Act::Reboot, 1);
+        let mut take = |moment| behaviours.take(PORTS[0], moment);
+        assert_eq!(take(Moment::Noticed), None);
+        let taken: Vec<_> = (0..4).map(|_| take(Moment::Eject)).collect();
         let ignore = Some(Act::Ignore);
         assert_eq!(taken, [ignore, ignore, Some(Act::Reboot), None]);
+    }
+
+    #[test]
+    fn a_plan_for_one_port_leaves_the_others_alone() {
+        let mut behaviours = Behaviours::default();
+        behaviours.plan(Some(PORTS[1]), Moment::Eject, Act::Ignore, 1);
+        let taken = PORTS.map(|port| behaviours.take(port, Moment::Eject));
+        assert_eq!(taken, [None, Some(Act::Ignore)]);
     }
 }

@@ -194,7 +194,12 @@ impl Guest {
 
     /// Behaves otherwise the next `times` times it comes to `moment`.
     pub fn misbehave(&mut self, moment: Moment, act: Act, times: u32) {
-        self.behaviours.plan(moment, act, times);
+        self.behaviours.plan(None, moment, act, times);
+    }
+
+    /// The same behind one port alone.
+    pub fn misbehave_behind(&mut self, port: Bdf, moment: Moment, act: Act, times: u32) {
+        self.behaviours.plan(Some(port), moment, act, times);
     }
 
     /// Behaves well from now on.

@@ -144,7 +144,7 @@ impl Guest {
             let act = if job.asked {
                 None
             } else {
-                self.behaviours.take(job.moment)
+                self.behaviours.take(job.port, job.moment)
             };
             if let Some(act) = act {
                 self.tell(now, News::Misbehaved(job.moment, act));

@@ -106,6 +106,14 @@ impl Qmp {
         }
     }
 
+    /// Sends this as it is, be it half a command or several, and waits for no answer.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        self.stream.write_all(text.as_bytes())
+    }
+
     /// Goes away, as a client whose host is lost; nothing can be asked any more.
     ///
     /// # Errors

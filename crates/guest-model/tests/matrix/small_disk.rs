@@ -40,6 +40,10 @@ impl SmallDisk {
         Ok(Self(folder.to_owned()))
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
+    }
+
     /// Takes all that is left.
     pub(crate) fn fill(&self) -> Result<()> {
         let mut file = File::create(self.0.join("filler"))?;

@@ -2,7 +2,7 @@
 
 use crate::cell::{REACHABLE, REACHABLE_AFTER_BUTTON, REACHABLE_AFTER_PANIC, SETTLED};
 use crate::faults::Fault;
-use crate::moments::Moment;
+use crate::moments::{Course, Moment};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -63,17 +63,19 @@ impl Table {
             let begin = format!("## {title}\n");
             let rows = page.split_once(&begin).map_or("", |(_, rest)| rest);
             let rows = rows.split("\n## ").next().unwrap_or_default();
-            let mut rows = rows.lines().filter_map(|row| row.strip_prefix("| "));
-            let moments: Vec<_> = rows.next().unwrap_or_default().split('|').skip(1).collect();
-            for row in rows {
+            let mut moments = Vec::new();
+            for row in rows.lines().filter_map(|row| row.strip_prefix("| ")) {
                 let mut cells = row.split('|').map(str::trim);
                 let name = cells.next().unwrap_or_default();
+                if name.is_empty() {
+                    moments = cells.collect();
+                    continue;
+                }
                 let Some(fault) = Fault::ALL.into_iter().find(|fault| fault.name() == name) else {
                     continue;
                 };
                 for (moment, cell) in moments.iter().zip(cells) {
-                    let Some(moment) = Moment::ALL.into_iter().find(|m| m.name() == moment.trim())
-                    else {
+                    let Some(moment) = Moment::all().find(|m| m.name() == *moment) else {
                         continue;
                     };
                     let numbered = cell.rsplit_once(' ');
@@ -136,6 +138,51 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The table of some courses.
+    fn write_part(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        native: bool,
+        courses: &[Course],
+        notes: &mut Notes,
+    ) -> fmt::Result {
+        let fits = |moment: &Moment| courses.contains(&moment.course);
+        let has = |moment: &Moment| {
+            self.cells
+                .keys()
+                .any(|(n, _, m)| (*n, m) == (native, moment))
+        };
+        let moments: Vec<_> = Moment::all().filter(|m| fits(m) && has(m)).collect();
+        if moments.is_empty() {
+            return Ok(());
+        }
+        write!(f, "| |")?;
+        for moment in &moments {
+            write!(f, " {} |", moment.name())?;
+        }
+        writeln!(f, "\n|---|{}", "---|".repeat(moments.len()))?;
+        for fault in Fault::ALL {
+            let row: Vec<_> = moments
+                .iter()
+                .filter_map(|moment| self.get(native, *moment, fault))
+                .collect();
+            if row.iter().all(|entry| entry.is_impossible()) {
+                continue;
+            }
+            write!(f, "| {} |", fault.name())?;
+            for Entry { text, note } in row {
+                match note {
+                    Some(note) => write!(f, " {text} {} |", notes.number(note))?,
+                    None => write!(f, " {text} |")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)
+    }
+}
+
 /// Notes by number, in the order in which they are first needed.
 #[derive(Default)]
 struct Notes(Vec<String>);
@@ -170,7 +217,9 @@ impl fmt::Display for Table {
                function is gone of which a native slot's button has it let go), none is doubled,\n  \
                and none lost but where the path changed or its driver left while it was on its way;\n\
              - the primary is back within {} s, or the host says why it is not (a note);\n\
-             - of the machines no thread, no open file and no socket is left.\n\n\
+             - of the machines no thread, no process, no open file and no socket is left.\n\n\
+             With two pairs (`two:`) all of it holds for both, and what goes wrong with one goes wrong with the second.\n\
+             A fault that cannot happen at any moment of a table has no row there.\n\n\
              Times are of the guest's and the machines' clock, which is handed in.\n",
             REACHABLE.as_secs(),
             REACHABLE_AFTER_PANIC.as_secs(),
@@ -178,37 +227,10 @@ impl fmt::Display for Table {
             SETTLED.as_secs()
         )?;
         for (native, title) in TABLES {
-            let cells: Vec<(Fault, Moment, &Entry)> = self
-                .cells
-                .iter()
-                .filter(|((n, ..), _)| *n == native)
-                .map(|((_, fault, moment), cell)| (*fault, *moment, cell))
-                .collect();
-            let moments: Vec<Moment> = Moment::ALL
-                .into_iter()
-                .filter(|moment| cells.iter().any(|cell| cell.1 == *moment))
-                .collect();
-            write!(f, "## {title}\n\n| |")?;
-            for moment in &moments {
-                write!(f, " {} |", moment.name())?;
+            writeln!(f, "## {title}\n")?;
+            for courses in Course::TABLES {
+                self.write_part(f, native, courses, &mut notes)?;
             }
-            writeln!(f, "\n|---|{}", "---|".repeat(moments.len()))?;
-            for fault in Fault::ALL {
-                let row: Vec<_> = cells.iter().filter(|cell| cell.0 == fault).collect();
-                if row.is_empty() {
-                    continue;
-                }
-                write!(f, "| {} |", fault.name())?;
-                for cell in row {
-                    let Entry { text, note } = cell.2;
-                    match note {
-                        Some(note) => write!(f, " {text} {} |", notes.number(note))?,
-                        None => write!(f, " {text} |")?,
-                    }
-                }
-                writeln!(f)?;
-            }
-            writeln!(f)?;
         }
         for (number, note) in (1..).zip(&notes.0) {
             writeln!(f, "{number}. {note}")?;
@@ -219,7 +241,7 @@ impl fmt::Display for Table {
              itself then; the operator, who knows that the target does not, said `cont`.\n\n## The moments\n\n\
              | | source | target |\n|---|---|---|"
         )?;
-        for moment in Moment::ALL {
+        for moment in Moment::all() {
             let (source, target) = moment.about();
             writeln!(f, "| {} | {source} | {target} |", moment.name())?;
         }
@@ -232,8 +254,8 @@ impl fmt::Display for Table {
             "\n## What this does not show\n\n\
              The primary is a virtio-net function, so that no VFIO function is opened, reset or mapped, and no VF's binding can be\n\
              left behind; the host's ends are sockets: no tap, no bridge's table. Both machines are in one process: killing the\n\
-             target is its connection's and its machine's end, not that of a process (which the tests of the program do, as they\n\
-             close a monitor's client). The scenarios of the lab (`cargo xtask test`) play a part of this with all of that real.\n"
+             target is its connection's and its machine's end, not that of a process (which the tests of the program do). Two\n\
+             pairs are played in the moments in which one can be behind the other. The scenarios of the lab (`cargo xtask test`) play a part of this with all of that real.\n"
         )
     }
 }

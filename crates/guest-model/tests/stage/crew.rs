@@ -1,11 +1,12 @@
-//! The threads of a stage: which they are, and whether all of them wait.
+//! The threads of a stage, and the processes that they start: which they are, and whether all of them wait.
 //!
 //! "Nothing else happens" is what lets time pass ([`Stage`](super::Stage)), so it must not be a matter of how fast a
 //! thread is. It is when every thread of the stage's sleeps and none has run between two looks: then nothing is under way
 //! between them, for whatever one has for another wakes it.
 //!
 //! A thread belongs to the stage if it has the stage's folder as its working directory. Threads inherit it from the one
-//! that starts them, and that of the test takes it for itself alone first; so stages of one process do not meet.
+//! that starts them, and that of the test takes it for itself alone first; so stages of one process do not meet. So do
+//! processes, and what those start.
 
 use anyhow::{Context as _, Result};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -18,8 +19,30 @@ type Switches = [String; 2];
 
 pub struct Crew {
     folder: PathBuf,
+    /// Processes are looked for too; that takes time, and few stages start one.
+    pub processes: bool,
     /// The thread of the test.
     own: u32,
+}
+
+/// The other processes of a stage, by number, and their folders in `/proc`.
+pub fn processes(stage: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let stage = fs::canonicalize(stage)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let Some(number) = number.filter(|number| *number != std::process::id()) else {
+            continue;
+        };
+        // One that has ended has none any more.
+        if fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd == stage) {
+            found.push((number, path));
+        }
+    }
+    Ok(found)
 }
 
 impl Crew {
@@ -30,6 +53,7 @@ impl Crew {
         unsafe { unshare_unsafe(UnshareFlags::FS) }.context("a working directory of its own")?;
         std::env::set_current_dir(folder)?;
         Ok(Self {
+            processes: false,
             // As the kernel tells it.
             folder: fs::read_link("/proc/thread-self/cwd")?,
             own: rustix::thread::gettid()
@@ -40,8 +64,12 @@ impl Crew {
     }
 
     /// The others' folders in `/proc`.
-    fn tasks(&self) -> Result<Vec<(u32, PathBuf)>> {
-        let mut tasks = Vec::new();
+    fn tasks(&self, processes_too: bool) -> Result<Vec<(u32, PathBuf)>> {
+        let mut tasks = if processes_too {
+            processes(&self.folder)?
+        } else {
+            Vec::new()
+        };
         for task in fs::read_dir("/proc/self/task")? {
             let path = task?.path();
             let number = path
@@ -62,7 +90,7 @@ impl Crew {
     /// All threads but the test's own, asleep; `None` if one is not.
     fn asleep(&self) -> Result<Option<BTreeMap<u32, Switches>>> {
         let mut all = BTreeMap::new();
-        for (number, path) in self.tasks()? {
+        for (number, path) in self.tasks(self.processes)? {
             let Ok(status) = fs::read_to_string(path.join("status")) else {
                 // It has just ended; what it did last is looked for the next time.
                 return Ok(None);
@@ -71,7 +99,8 @@ impl Crew {
                 let mut lines = status.lines();
                 lines.find_map(|line| line.strip_prefix(name).map(str::trim))
             };
-            if !line("State:").is_some_and(|state| state.starts_with('S')) {
+            // A process that was stopped does nothing either.
+            if !line("State:").is_some_and(|state| state.starts_with(['S', 'T'])) {
                 return Ok(None);
             }
             let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
@@ -91,9 +120,9 @@ impl Crew {
         })
     }
 
-    /// The names of those that there are still.
+    /// The names of those that there are still, processes too.
     pub fn names(&self) -> Result<Vec<String>> {
-        let names = self.tasks()?.into_iter();
+        let names = self.tasks(true)?.into_iter();
         let name = |(_, path): (u32, PathBuf)| fs::read_to_string(path.join("comm")).ok();
         Ok(names
             .filter_map(name)

@@ -1,15 +1,14 @@
 //! A migration that is halted at a moment of its course.
 
-use super::{Host, Relay, SOURCE, Section, Setup, Stage, TARGET};
+use super::{Command, Host, Relay, SOURCE, Section, Setup, Stage, TARGET};
 use anyhow::{Result, ensure};
 use guest_model::Guest;
-use machine::Board;
 use machine::inspect::Phase;
 use migration::{Capability, ParametersUpdate};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A moment at which a migration can be halted: how far source and target are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Halt {
     /// No migration yet; the target listens.
     Listening,
@@ -33,14 +32,27 @@ pub enum Halt {
     Plugging,
     /// The guest uses the primary on the target.
     Back,
+    /// A command has read everything, and has not ended.
+    Taken,
+    /// What was written is whole; a target waits for the order to load it.
+    Loading,
+}
+
+/// What a migration goes through.
+pub enum Course {
+    /// The wire, to the target.
+    Wire,
+    /// To this file; a target loads it afterwards.
+    File(PathBuf),
+    /// To a command that writes this file; a target loads it afterwards by another.
+    Command(Command, PathBuf),
 }
 
 /// A source with its guest, a target, and the wire between them.
 pub struct Journey {
     pub stage: Stage,
     pub relay: Relay,
-    /// Where to; by the wire, unless somebody sets it to a file.
-    pub uri: String,
+    pub course: Course,
     /// The guest as it was when the source stopped it: what the source has of it still.
     left: Option<Guest>,
 }
@@ -48,15 +60,14 @@ pub struct Journey {
 impl Journey {
     /// All of it in `folder`; the target differs from the source by `target`.
     pub fn start(folder: &Path, seed: u64, target: &Setup) -> Result<Self> {
-        let mut stage = Stage::start(folder, target.native, seed)?;
+        let mut stage = Stage::start(folder, target, seed)?;
         let socket = stage.add_target(target)?;
         stage.fill(1)?;
         let relay = stage.relay(&socket)?;
-        let uri = relay.uri();
         Ok(Self {
             stage,
             relay,
-            uri,
+            course: Course::Wire,
             left: None,
         })
     }
@@ -66,7 +77,25 @@ impl Journey {
     }
 
     pub fn migrate(&self) -> Result<()> {
-        self.source()?.migrate(&self.uri)
+        self.source()?.migrate(&self.uri())
+    }
+
+    /// Where the source sends to.
+    pub fn uri(&self) -> String {
+        match &self.course {
+            Course::Wire => self.relay.uri(),
+            Course::File(path) => format!("file:{}", path.display()),
+            Course::Command(command, _) => command.uri(),
+        }
+    }
+
+    /// Where a target loads from what was written, if it was.
+    pub fn kept(&self) -> Option<String> {
+        match &self.course {
+            Course::Wire => None,
+            Course::File(path) => Some(format!("file:{}", path.display())),
+            Course::Command(_, path) => Some(format!("exec:cat {}", path.display())),
+        }
     }
 
     /// Migrates up to a moment. From where the machine may stop, the guest's processor is still: whoever wants it to
@@ -90,9 +119,8 @@ impl Journey {
             Halt::WaitUnplug => return self.source_was("wait-unplug"),
             _ => {}
         }
-        if self.uri != self.relay.uri() {
-            self.let_go_to_file()?;
-            return self.source_was("pre-switchover");
+        if !matches!(self.course, Course::Wire) {
+            return self.on_to_kept(halt);
         }
         let relay = &self.relay;
         self.stage.until("pre-copy", |_| Ok(relay.holds()))?;
@@ -132,27 +160,68 @@ impl Journey {
                 if halt == Halt::Back {
                     self.stage.still = false;
                     self.stage.until("the primary", Stage::settled)?;
-                    ensure!(self.stage.has_primary(), "the primary did not come");
+                    ensure!(self.stage.has_all(), "the primary did not come");
                 }
                 Ok(())
             }
         }
     }
 
-    /// To a file there is no wire to hold anything on: memory goes at this rate, which is none.
-    pub fn hold_file(&self) -> Result<()> {
-        self.bandwidth(1)
+    /// Halts what is not sent through the wire: memory goes to a file at a rate that is none, a command does not read
+    /// yet.
+    pub fn hold(&mut self) -> Result<()> {
+        match &self.course {
+            Course::Wire => Ok(()),
+            Course::File(_) => self.bandwidth(1),
+            Course::Command(..) => {
+                self.stage.starts_processes();
+                Ok(())
+            }
+        }
+    }
+
+    /// On from where the guest is asked for its primary.
+    fn on_to_kept(&mut self, halt: Halt) -> Result<()> {
+        self.lets_go()?;
+        if halt == Halt::Active {
+            return Ok(());
+        }
+        self.send_memory()?;
+        if halt == Halt::PreSwitchover {
+            return self.source_was("pre-switchover");
+        }
+        if let Course::Command(command, _) = &self.course {
+            let taken = |_: &Stage| Ok(command.has_taken());
+            self.stage.wait("the command to read all", taken)?;
+            self.left = Some(self.stage.guest.clone());
+            if halt == Halt::Taken {
+                return self.source_was("device");
+            }
+            command.ends(0)?;
+        }
+        self.left = Some(self.stage.guest.clone());
+        self.source_was("completed")?;
+        self.stage.replace_target(None)
     }
 
     /// Plays until the guest has let go, or the migration has ended without that; then the guest's processor stands
-    /// still, and memory goes to the file.
-    pub fn let_go_to_file(&mut self) -> Result<()> {
+    /// still.
+    pub fn lets_go(&mut self) -> Result<()> {
         self.stage.until("the eject", |stage| {
             let out = !stage.has_primary() && stage.guest.next_deadline().is_none();
             Ok(stage.host(SOURCE)?.ended() || out && stage.host(SOURCE)?.was("active"))
         })?;
         self.stage.still = true;
-        self.bandwidth(0)
+        Ok(())
+    }
+
+    /// Lets memory go to the file, or to the command.
+    pub fn send_memory(&self) -> Result<()> {
+        match &self.course {
+            Course::Wire => Ok(()),
+            Course::File(_) => self.bandwidth(0),
+            Course::Command(command, _) => command.reads(),
+        }
     }
 
     fn bandwidth(&self, bytes: u64) -> Result<()> {
@@ -169,7 +238,7 @@ impl Journey {
     pub fn forget_target(&mut self) {
         if let Some(left) = self.left.take() {
             self.stage.guest = left;
-            self.stage.traffic.torn();
+            self.stage.torn();
         }
     }
 
@@ -187,7 +256,9 @@ impl Journey {
     fn offered(&mut self) -> Result<()> {
         self.stage.wait("the primary in its slot", |stage| {
             let target = stage.host(TARGET)?;
-            Ok(target.runs() && target.pair()?.phase == Some(Phase::Plugging))
+            let pairs = target.pairs()?;
+            let mut phases = pairs.iter().map(|pair| pair.phase);
+            Ok(target.runs() && phases.all(|phase| phase == Some(Phase::Plugging)))
         })
     }
 
@@ -200,26 +271,25 @@ impl Journey {
     /// The same, but the wire stays as it is.
     pub fn go_on_without_wire(&mut self) -> Result<()> {
         self.stage.still = false;
-        if let Some(source) = &self.stage.hosts[SOURCE] {
-            // Nothing waits for it unless it was halted there, and not any more if it was cancelled.
-            let _ = source.ask(Board::migrate_continue)?;
+        match &self.stage.hosts[SOURCE] {
+            Some(source) => source.go_on(),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// However it went: the guest is reachable, its primary is back or the host says why not, and no frame was lost
-    /// but where its path changed under it. Says where it runs, and that reason.
-    pub fn arrives(mut self) -> Result<(usize, Option<String>)> {
+    /// but where its path changed under it. Says where it runs, and those reasons.
+    pub fn arrives(mut self) -> Result<(usize, Vec<(usize, String)>)> {
         self.stage.guest.behave();
         self.stage.reachable()?;
         self.stage
             .until("the primary, or a reason", Stage::settled)?;
-        let reason = self.stage.primary_or_reason()?;
+        let reasons = self.stage.primaries_or_reasons()?;
         self.stage.reachable()?;
         self.stage.check_frames()?;
         let at = self.stage.running()?.unwrap_or(usize::MAX);
         drop(self.relay);
         self.stage.end()?;
-        Ok((at, reason))
+        Ok((at, reasons))
     }
 }

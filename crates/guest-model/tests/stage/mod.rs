@@ -11,20 +11,24 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub)] // Each test uses its part.
 
+mod command;
 mod crew;
 mod host;
 mod journey;
+mod operator;
 mod relay;
 mod traffic;
 
+pub use command::Command;
 pub use crew::Crew;
-pub use host::{Host, MAC, PRIMARY, STANDBY, Setup};
-pub use journey::{Halt, Journey};
+pub use host::{Host, Setup, port, primary};
+pub use journey::{Course, Halt, Journey};
 pub use relay::{Relay, Section};
 pub use traffic::Traffic;
 
 use anyhow::{Context as _, Result, bail};
-use guest_model::{Bell, Guest, GuestBus as _, GuestOptions, InProcessBus, NetOptions, News};
+use guest_model::{Bdf, Bell, Guest, GuestBus as _, GuestOptions, InProcessBus, NetOptions, News};
+use host::{mac, pair_of};
 use machine::inspect::Phase;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -47,11 +51,12 @@ const FRAME_INTERVAL: Duration = Duration::from_millis(10);
 const ENDLESS: (u64, u64) = (u64::MAX, u64::MAX);
 
 /// Which frames go both ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Frames {
     None,
-    /// The next as soon as one came, up to these numbers, out and back.
-    UpTo((u64, u64)),
+    /// The next as soon as one came, of each pair up to these numbers, out and back.
+    UpTo(Vec<(u64, u64)>),
+    Endless,
     /// One every so often.
     Paced,
 }
@@ -65,12 +70,17 @@ pub struct Stage {
     pub guest: Guest,
     pub now: Duration,
     pub hosts: [Option<Host>; 2],
-    pub traffic: Traffic,
+    /// By pair.
+    pub traffic: Vec<Traffic>,
+    /// What both hosts have.
+    setup: Setup,
     next_frame: Duration,
     /// The guest's processor does nothing: it hangs, or the test needs it between two steps.
     pub still: bool,
     /// The guest has panicked, and reboots then.
     pub reboots_at: Option<Duration>,
+    /// How many targets there were besides the first.
+    targets: usize,
     /// What happened, for who looks into a failure.
     diary: Vec<String>,
     folder: PathBuf,
@@ -78,12 +88,15 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A source whose guest has its primary. Everything goes to `folder`.
-    pub fn start(folder: &Path, native: bool, seed: u64) -> Result<Self> {
+    /// A source whose guest has its primary, or both. Everything goes to `folder`. Of `setup` only what both hosts have
+    /// counts.
+    pub fn start(folder: &Path, setup: &Setup, seed: u64) -> Result<Self> {
         let crew = Crew::gather(folder)?;
         let bell = Bell::new()?;
         let setup = Setup {
-            native,
+            native: setup.native,
+            two: setup.two,
+            monitor: setup.monitor,
             ..Setup::default()
         };
         let source = Host::start(&folder.join("source"), &setup, &bell)?;
@@ -104,15 +117,17 @@ impl Stage {
             guest,
             now: Duration::ZERO,
             hosts: [Some(source), None],
-            traffic: Traffic::new(),
+            traffic: (0..setup.pairs()).map(Traffic::new).collect(),
+            setup,
             next_frame: Duration::ZERO,
             still: false,
             reboots_at: None,
+            targets: 0,
             diary: Vec::new(),
             folder: folder.to_owned(),
             crew,
         };
-        stage.until("the primary", |stage| Ok(stage.has_primary()))?;
+        stage.until("the primary", |stage| Ok(stage.has_all()))?;
         Ok(stage)
     }
 
@@ -130,21 +145,28 @@ impl Stage {
         Ok(socket)
     }
 
-    /// Another target in the place of the first, which waits for a guest that does not come to it.
-    pub fn replace_target(&mut self, native: bool, uri: &str) -> Result<()> {
+    /// Another target in the place of the first, which waits for a guest that does not come to it. It loads from nowhere
+    /// yet.
+    pub fn replace_target(&mut self, memory: Option<&Path>) -> Result<()> {
         if let Some(first) = self.hosts[TARGET].take() {
             first.end()?;
         }
         let setup = Setup {
-            native,
             incoming: true,
-            ..Setup::default()
+            memory: memory.map(Path::to_owned),
+            ..self.setup.clone()
         };
-        let target = Host::start(&self.folder.join("second"), &setup, &self.bell)?;
+        self.targets += 1;
+        let folder = self.folder.join(format!("target{}", self.targets));
+        let target = Host::start(&folder, &setup, &self.bell)?;
         self.bus.add(&target.machine.client, &target.machine.gate);
-        target.listen(uri)?;
         self.hosts[TARGET] = Some(target);
         Ok(())
+    }
+
+    /// Processes are looked for from now on, too.
+    pub const fn starts_processes(&mut self) {
+        self.crew.processes = true;
     }
 
     pub fn relay(&self, target: &Path) -> Result<Relay> {
@@ -167,7 +189,9 @@ impl Stage {
     /// # Errors
     /// Both do.
     pub fn running(&self) -> Result<Option<usize>> {
-        let runs: Vec<usize> = (0..self.hosts.len())
+        // The target first: if the guest moves between the two looks, neither sees it rather than both.
+        let runs: Vec<usize> = [TARGET, SOURCE]
+            .into_iter()
             .filter(|at| self.hosts[*at].as_ref().is_some_and(Host::runs))
             .collect();
         if runs.len() > 1 {
@@ -176,9 +200,24 @@ impl Stage {
         Ok(runs.first().copied())
     }
 
-    pub fn has_primary(&self) -> bool {
+    pub const fn pairs(&self) -> usize {
+        self.setup.pairs()
+    }
+
+    /// Whether the guest has this pair's primary.
+    pub fn has(&self, pair: usize) -> bool {
         let mut masters = self.guest.masters().iter();
-        masters.any(|master| master.primary.is_some())
+        masters.any(|master| master.mac == mac(pair) && master.primary.is_some())
+    }
+
+    /// Whether the guest has a primary.
+    pub fn has_primary(&self) -> bool {
+        (0..self.pairs()).any(|pair| self.has(pair))
+    }
+
+    /// Whether the guest has all of its primaries.
+    pub fn has_all(&self) -> bool {
+        (0..self.pairs()).all(|pair| self.has(pair))
     }
 
     /// The guest panics: it does nothing any more, and reboots in a while.
@@ -186,9 +225,21 @@ impl Stage {
         self.reboots_at = Some(self.now + PANIC_REBOOT);
     }
 
+    /// Takes in what came to the hosts' ends of the networks.
+    fn collect(&mut self) -> Result<()> {
+        for end in self.hosts.iter().flatten().flat_map(|host| &host.ends) {
+            while let Some(bytes) = end.receive()? {
+                for traffic in &mut self.traffic {
+                    traffic.arrived_outside(&bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The guest does what there is to do, if it runs; frames are taken in, and sent.
-    fn round(&mut self, frames: Frames) -> Result<()> {
-        self.traffic.collect(&self.hosts)?;
+    fn round(&mut self, frames: &Frames) -> Result<()> {
+        self.collect()?;
         let Some(at) = self.running()?.filter(|_| !self.still) else {
             return Ok(());
         };
@@ -201,26 +252,43 @@ impl Stage {
             None => {}
         }
         self.guest.step(&mut self.bus, self.now)?;
-        self.traffic.take_in(&mut self.guest);
-        for (when, news) in self.guest.take_news() {
-            self.diary.push(format!("{when:?} guest: {news:?}"));
-            if matches!(news, News::Rebooted | News::Unbound(_)) {
-                self.traffic.torn();
+        while let Some(delivery) = self.guest.receive() {
+            for traffic in &mut self.traffic {
+                traffic.arrived_inside(&delivery.frame);
             }
         }
-        let up_to = match frames {
-            Frames::UpTo(numbers) => numbers,
-            Frames::Paced if self.now >= self.next_frame => {
-                self.next_frame = self.now + FRAME_INTERVAL;
-                ENDLESS
+        for (when, news) in self.guest.take_news() {
+            self.diary.push(format!("{when:?} guest: {news:?}"));
+            match news {
+                News::Rebooted => self.torn(),
+                News::Unbound(function) => {
+                    let torn = self.traffic.get_mut(pair_of(function));
+                    torn.into_iter().for_each(Traffic::torn);
+                }
+                _ => {}
             }
-            Frames::Paced | Frames::None => return Ok(()),
-        };
-        let sent = self
-            .traffic
-            .send(&self.hosts, at, &mut self.guest, &mut self.bus, up_to)?;
-        self.diary.extend(sent);
+        }
+        if *frames == Frames::Paced {
+            if self.now < self.next_frame {
+                return Ok(());
+            }
+            self.next_frame = self.now + FRAME_INTERVAL;
+        }
+        for (pair, traffic) in self.traffic.iter_mut().enumerate() {
+            let up_to = match frames {
+                Frames::None => return Ok(()),
+                Frames::UpTo(numbers) => numbers.get(pair).copied().unwrap_or_default(),
+                Frames::Endless | Frames::Paced => ENDLESS,
+            };
+            let sent = traffic.send(&self.hosts, at, &mut self.guest, &mut self.bus, up_to)?;
+            self.diary.extend(sent);
+        }
         Ok(())
+    }
+
+    /// What was under way of all pairs may be lost.
+    pub fn torn(&mut self) {
+        self.traffic.iter_mut().for_each(Traffic::torn);
     }
 
     /// Waits for the bell or a frame, and says whether something came.
@@ -252,7 +320,7 @@ impl Stage {
         what: &str,
         done: impl FnMut(&Self) -> Result<bool>,
     ) -> Result<()> {
-        self.play(what, Frames::UpTo(ENDLESS), false, done)
+        self.play(what, Frames::Endless, false, done)
     }
 
     /// Plays on until `done`; time passes whenever nothing else happens.
@@ -279,10 +347,10 @@ impl Stage {
         let (end, limit) = (Instant::now() + PATIENCE, self.now + LONGEST);
         loop {
             self.bell.heard();
-            self.round(frames).with_context(|| what.to_owned())?;
-            let next = self.moments(frames)?;
+            self.round(&frames).with_context(|| what.to_owned())?;
+            let next = self.moments(&frames)?;
             // What the machines did for that may concern the guest without an interrupt.
-            self.round(frames).with_context(|| what.to_owned())?;
+            self.round(&frames).with_context(|| what.to_owned())?;
             if done(self)? {
                 return Ok(());
             }
@@ -293,9 +361,15 @@ impl Stage {
             if self.something_comes()? {
                 continue;
             }
-            match next.filter(|_| time_passes) {
+            // Nobody sets another one now.
+            let alarms = self.hosts.iter().flatten().filter_map(Host::alarm_in);
+            match next.into_iter().chain(alarms).min().filter(|_| time_passes) {
                 Some(next) => self.pass(next),
                 None => {
+                    // A process rings no bell; whatever it has done, it is asleep by now.
+                    if self.crew.processes && done(self)? {
+                        return Ok(());
+                    }
                     self.listen(end.saturating_duration_since(Instant::now()))?;
                 }
             }
@@ -307,21 +381,25 @@ impl Stage {
         for (at, host) in self.hosts.iter().enumerate() {
             let Some(host) = host else { continue };
             lines.push(format!(
-                "host {at}: running {}, {:?}, steers to {}, {:?}",
+                "host {at}: running {}, {:?}, steers to {:?}, {:?}",
                 host.runs(),
                 host.failure(),
-                host.path(),
+                (0..self.pairs())
+                    .map(|pair| host.path(pair))
+                    .collect::<Vec<_>>(),
                 host.events()
             ));
         }
-        lines.push(format!("guest on {:?}", self.guest.active(MAC)));
-        lines.push(format!("{:?}", self.traffic));
+        for (pair, traffic) in self.traffic.iter().enumerate() {
+            let active = self.guest.active(mac(pair));
+            lines.push(format!("guest's pair {pair} on {active:?}; {traffic:?}"));
+        }
         lines.extend(self.diary.iter().rev().take(40).rev().cloned());
         anyhow::Error::msg(lines.join("\n    "))
     }
 
     /// How long until the guest or a machine has something to do by itself. All that was asked for so far is done by then.
-    fn moments(&mut self, frames: Frames) -> Result<Option<Duration>> {
+    fn moments(&mut self, frames: &Frames) -> Result<Option<Duration>> {
         let mut moments = Vec::new();
         for host in self.hosts.iter().flatten() {
             moments.extend(host.due_in()?);
@@ -331,7 +409,7 @@ impl Stage {
                 Some(then) => Some(then),
                 None => self.guest.next_deadline(),
             };
-            let frame = (frames == Frames::Paced).then_some(self.next_frame);
+            let frame = (*frames == Frames::Paced).then_some(self.next_frame);
             let next = own.into_iter().chain(frame);
             moments.extend(next.map(|then| then.saturating_sub(self.now)));
         }
@@ -347,18 +425,22 @@ impl Stage {
         }
     }
 
-    /// Frames pass both ways from now on.
+    /// Frames of each pair pass both ways from now on.
     pub fn reachable(&mut self) -> Result<()> {
         // A reboot that the test asked for itself is seen by the news of it.
-        self.round(Frames::None)?;
-        let marks = self.traffic.marks();
-        let passed = move |stage: &Self| Ok(stage.traffic.passed(marks));
+        self.round(&Frames::None)?;
+        let marks: Vec<_> = self.traffic.iter().map(Traffic::marks).collect();
+        let wanted = marks.clone();
+        let passed = move |stage: &Self| {
+            let mut each = stage.traffic.iter().zip(&wanted);
+            Ok(each.all(|(traffic, marks)| traffic.passed(*marks)))
+        };
         self.play("frames both ways", Frames::UpTo(marks), true, passed)
     }
 
     /// No frame was doubled or came from nowhere, and none lost but where the path changed under it.
     pub fn check_frames(&self) -> Result<()> {
-        for (account, overtaken) in self.traffic.accounts() {
+        for (account, overtaken) in self.traffic.iter().flat_map(Traffic::accounts) {
             if account.doubled > 0 || account.unknown > 0 || account.lost > overtaken {
                 bail!("{account}; the path changed under {overtaken}");
             }
@@ -366,41 +448,49 @@ impl Stage {
         Ok(())
     }
 
-    /// The primary is with its guest, or nowhere on its way there.
+    /// Each primary is with its guest, or nowhere on its way there.
     pub fn settled(&self) -> Result<bool> {
         let Some(at) = self.running()? else {
             return Ok(false);
         };
         let host = self.host(at)?;
-        let pair = host.pair()?;
-        Ok(match pair.phase {
-            Some(Phase::Active) => self.has_primary() && pair.reason.is_none(),
-            // Told, and given up until somebody does something.
-            Some(Phase::Plugging) => {
-                let guest_idle = self.guest.next_deadline().is_none();
-                guest_idle && host.told_missing() && host.due_in()?.is_none()
+        for (number, pair) in host.pairs()?.into_iter().enumerate() {
+            let settled = match pair.phase {
+                Some(Phase::Active) => self.has(number) && pair.reason.is_none(),
+                // Told, and given up until somebody does something.
+                Some(Phase::Plugging) => {
+                    let guest_idle = self.guest.next_deadline().is_none();
+                    guest_idle && host.told_missing(number) && host.due_in()?.is_none()
+                }
+                Some(Phase::Unplugging) => false,
+                // A guest that has just arrived, or comes back: its primary follows.
+                _ => pair.reason.is_none_or(|note| note.name != "migration"),
+            };
+            if !settled {
+                return Ok(false);
             }
-            Some(Phase::Unplugging) => false,
-            // A guest that has just arrived, or comes back: its primary follows.
-            _ => pair.reason.is_none_or(|note| note.name != "migration"),
-        })
+        }
+        Ok(true)
     }
 
-    /// The guest has its primary, or the machine says why not: then, what it says.
-    pub fn primary_or_reason(&self) -> Result<Option<String>> {
+    /// The guest has each primary, or the machine says why not: then, which pair's, and what it says.
+    pub fn primaries_or_reasons(&self) -> Result<Vec<(usize, String)>> {
         let Some(at) = self.running()? else {
             bail!("the guest runs nowhere");
         };
-        let pair = self.host(at)?.pair()?;
-        match (
-            self.has_primary(),
-            pair.reason.map(|note| note.name.to_owned()),
-        ) {
-            (true, None) => Ok(None),
-            (true, Some(reason)) => bail!("the guest has its primary, and the host says: {reason}"),
-            (false, Some(reason)) => Ok(Some(reason)),
-            (false, None) => bail!("the guest has no primary, and the host does not say so"),
+        let mut missing = Vec::new();
+        for (number, pair) in self.host(at)?.pairs()?.into_iter().enumerate() {
+            let name = pair.primary.unwrap_or_default();
+            match (self.has(number), pair.reason.map(|note| note.name)) {
+                (true, None) => {}
+                (true, Some(reason)) => {
+                    bail!("the guest has {name}, and the host says: {reason}")
+                }
+                (false, Some(reason)) => missing.push((number, reason.to_owned())),
+                (false, None) => bail!("the guest has no {name}, and the host does not say so"),
+            }
         }
+        Ok(missing)
     }
 
     /// Ends what is left of the machines; nothing of theirs may stay. Who is still there, the last one tells.

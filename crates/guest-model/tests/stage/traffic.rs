@@ -1,6 +1,6 @@
-//! Numbered frames, one under way in each direction: the next is sent once it has come, or cannot come any more.
+//! Numbered frames of one pair, one under way in each direction: the next is sent once it has come, or cannot come any more.
 
-use super::host::{Host, MAC, PEER};
+use super::host::{Host, PEER, mac};
 use anyhow::{Context as _, Result};
 use guest_model::{Account, Guest, InProcessBus, Ledger, NumberedFrame};
 use std::fmt;
@@ -65,6 +65,7 @@ impl Direction {
 }
 
 pub struct Traffic {
+    pair: usize,
     out: Direction,
     back: Direction,
 }
@@ -83,32 +84,26 @@ impl fmt::Debug for Traffic {
 }
 
 impl Traffic {
-    pub fn new() -> Self {
-        let direction = |stream| Direction {
-            stream,
+    pub fn new(pair: usize) -> Self {
+        let direction = |number| Direction {
+            stream: 2 * pair as u32 + number,
             ..Direction::default()
         };
         Self {
+            pair,
             out: direction(1),
             back: direction(2),
         }
     }
 
-    /// Takes in what came to the hosts' ends of the networks.
-    pub fn collect(&mut self, hosts: &[Option<Host>]) -> Result<()> {
-        for end in hosts.iter().flatten().flat_map(|host| &host.ends) {
-            while let Some(bytes) = end.receive()? {
-                self.out.arrived(&bytes);
-            }
-        }
-        Ok(())
+    /// Takes in what came to the hosts' end of a network, if it is of this pair.
+    pub fn arrived_outside(&mut self, bytes: &[u8]) {
+        self.out.arrived(bytes);
     }
 
-    /// Takes in what came to the guest's interface.
-    pub fn take_in(&mut self, guest: &mut Guest) {
-        while let Some(delivery) = guest.receive() {
-            self.back.arrived(&delivery.frame);
-        }
+    /// Takes in what came to the guest's interface, if it is of this pair.
+    pub fn arrived_inside(&mut self, bytes: &[u8]) {
+        self.back.arrived(bytes);
     }
 
     /// A driver has left its device, or all of them have: what was under way may be lost.
@@ -128,18 +123,19 @@ impl Traffic {
         until: (u64, u64),
     ) -> Result<Vec<String>> {
         let mut diary = Vec::new();
+        let mac = mac(self.pair);
         let host = hosts.get(at).and_then(Option::as_ref).context("no host")?;
-        if let Some(over) = guest.active(MAC).filter(|_| !self.out.reached(until.0)) {
+        if let Some(over) = guest.active(mac).filter(|_| !self.out.reached(until.0)) {
             let way = (at, usize::from(over.bus().saturating_sub(1)));
             if let Some(number) = self.out.turn(way) {
-                guest.send(bus, MAC, &self.out.frame(PEER, MAC, number))?;
+                guest.send(bus, mac, &self.out.frame(PEER, mac, number))?;
                 diary.push(format!("frame {number} out, {way:?}"));
             }
         }
         if !self.back.reached(until.1) {
-            let way = (at, host.path());
+            let way = (at, host.path(self.pair));
             if let Some(number) = self.back.turn(way) {
-                let frame = self.back.frame(MAC, PEER, number);
+                let frame = self.back.frame(mac, PEER, number);
                 let sent = host.ends[way.1].send(&frame)?;
                 diary.push(format!("frame {number} back, {way:?}, taken {sent}"));
             }
