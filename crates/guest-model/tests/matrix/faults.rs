@@ -367,6 +367,7 @@ impl Fault {
             }
             Self::TargetClientGone => stage.host(TARGET)?.clients_go("{\"execute\": \"quit\""),
             Self::SourceClockJump => {
+                stage.rest()?;
                 let source = stage.host(SOURCE)?;
                 let waits = source.alarm_in().is_some();
                 source.jump(JUMP);

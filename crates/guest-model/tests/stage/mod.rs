@@ -309,6 +309,18 @@ impl Stage {
         self.listen(Duration::ZERO)
     }
 
+    /// Waits until no thread is at anything: whoever is to wait for something has begun to.
+    pub fn rest(&self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.crew.waits()? {
+            if Instant::now() > end {
+                bail!("somebody is always at something: {:?}", self.crew.names()?);
+            }
+            self.listen(LOOK)?;
+        }
+        Ok(())
+    }
+
     /// Plays on until `done`, and no time passes.
     pub fn wait(&mut self, what: &str, done: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
         self.play(what, Frames::None, false, done)
