@@ -84,8 +84,8 @@ pub struct Steering {
     vf_vlan: Option<VfVlan>,
     /// Where an entry of ours is in the bridge's table.
     pointed: Option<Port>,
-    /// Whether the PF's own filter has an entry of ours.
-    on_pf: bool,
+    /// The PF whose own filter has an entry of ours.
+    asked_on: Option<Port>,
     /// The guest's VLANs, for the hook.
     vlans: Vec<u16>,
     hook: Option<Hook>,
@@ -133,7 +133,7 @@ impl Steering {
             vf_mac: None,
             vf_vlan: None,
             pointed: None,
-            on_pf: false,
+            asked_on: None,
             vlans: Vec::new(),
             hook,
             listener: Arc::new(|_| {}),
@@ -465,34 +465,37 @@ impl Steering {
     /// them from whoever they are for. That the PF is promiscuous as a bridge's port is not enough: a NIC's switch may hand
     /// what it does not know to the wire alone, or to the VFs.
     fn ask_on_pf(&mut self, report: &mut Report) {
-        if self.on_pf || self.around.uplink.is_err() {
+        let Some(Vf { pf, .. }) = self.vf().filter(|_| self.around.uplink.is_ok()) else {
+            return;
+        };
+        if self.asked_on.as_ref() == Some(&pf) {
             return;
         }
-        if let Some(vf) = self.vf() {
-            let result = self
-                .kernel
-                .add_entry(vf.pf.index, self.wanted.mac, Table::Own);
-            let step = Step::AddToPf {
-                mac: self.wanted.mac,
-                pf: vf.pf.name,
-            };
-            self.on_pf = report.note(&self.wanted.standby, step, result);
+        // The primary is another NIC's now, or its PF's driver was loaded anew.
+        self.remove_from_pf(report);
+        let result = self.kernel.add_entry(pf.index, self.wanted.mac, Table::Own);
+        let step = Step::AddToPf {
+            mac: self.wanted.mac,
+            pf: pf.name.clone(),
+        };
+        if report.note(&self.wanted.standby, step, result) {
+            self.asked_on = Some(pf);
         }
     }
 
     fn remove_from_pf(&mut self, report: &mut Report) {
-        if !self.on_pf {
+        let Some(pf) = self.asked_on.clone() else {
             return;
-        }
-        if let Some(vf) = self.vf() {
-            let result = self
-                .kernel
-                .delete_entry(vf.pf.index, self.wanted.mac, Table::Own);
-            let step = Step::RemoveFromPf {
-                mac: self.wanted.mac,
-                pf: vf.pf.name,
-            };
-            self.on_pf = !report.note(&self.wanted.standby, step, result);
+        };
+        let result = self
+            .kernel
+            .delete_entry(pf.index, self.wanted.mac, Table::Own);
+        let step = Step::RemoveFromPf {
+            mac: self.wanted.mac,
+            pf: pf.name,
+        };
+        if report.note(&self.wanted.standby, step, result) {
+            self.asked_on = None;
         }
     }
 

@@ -20,6 +20,8 @@ const NUMBER: u32 = 4;
 /// What can be set on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Host {
+    /// Index of the PF's interface.
+    pf: u32,
     mac: Mac,
     vlan: VfVlan,
     /// Port of the bridge's entry for the guest.
@@ -32,6 +34,7 @@ struct Host {
 impl Host {
     fn new(mac: Mac) -> Self {
         Self {
+            pf: PF,
             mac,
             vlan: VfVlan { id: 5, qos: 3 },
             bridge: None,
@@ -62,31 +65,32 @@ impl Kernel for Fake {
             kind,
             ..Link::default()
         };
+        let pf = self.0.lock().unwrap().pf;
         Ok(BTreeMap::from([
             (TAP, link(TAP, "tap0", Some(BRIDGE), Kind::Other)),
-            (PF, link(PF, "eth0", Some(BRIDGE), Kind::Other)),
+            (pf, link(pf, "eth0", Some(BRIDGE), Kind::Other)),
             (BRIDGE, link(BRIDGE, "br0", None, Kind::Bridge)),
         ]))
     }
 
     fn vf(&mut self, pf: u32, vf: u32) -> io::Result<VfState> {
-        assert_eq!((pf, vf), (PF, NUMBER));
         let host = self.0.lock().unwrap();
+        assert_eq!((pf, vf), (host.pf, NUMBER));
         let (mac, vlan) = (Some(host.mac), Some(host.vlan));
         Ok(VfState { mac, vlan })
     }
 
     fn set_vf_mac(&mut self, pf: u32, vf: u32, mac: Mac) -> io::Result<()> {
-        assert_eq!((pf, vf), (PF, NUMBER));
         self.change(|host| {
+            assert_eq!((pf, vf), (host.pf, NUMBER));
             host.mac = mac;
             Ok(())
         })
     }
 
     fn set_vf_vlan(&mut self, pf: u32, vf: u32, vlan: VfVlan) -> io::Result<()> {
-        assert_eq!((pf, vf), (PF, NUMBER));
         self.change(|host| {
+            assert_eq!((pf, vf), (host.pf, NUMBER));
             host.vlan = vlan;
             Ok(())
         })
@@ -257,6 +261,25 @@ fn a_deleted_primary_gives_its_vf_back_but_not_the_guests_own_address() {
         assert!(text.contains("no VF (the primary was deleted)"), "{text}");
         assert!(steering.to_primary("nothing there").is_clean());
     }
+}
+
+#[test]
+fn a_pf_whose_driver_was_loaded_anew_is_asked_anew() {
+    const RELOADED: u32 = 9;
+    let (mut steering, host) = steering(Host::new(FOUND), pair());
+    steering.to_standby("accepted");
+    {
+        // The interface is gone, and what was asked of it.
+        let mut host = host.lock().unwrap();
+        host.pf = RELOADED;
+        host.own.clear();
+    }
+    let primary = steering.wanted().primary.clone();
+    steering.look_for(primary, None).unwrap();
+    assert!(steering.arm_primary().is_clean());
+    assert_eq!(host.lock().unwrap().own, BTreeSet::from([RELOADED]));
+    assert!(steering.to_primary("in").is_clean());
+    assert!(host.lock().unwrap().own.is_empty());
 }
 
 #[test]
